@@ -1,0 +1,1 @@
+//! PostgreSQL (later MariaDB, MySQL) as a child process on one data directory.

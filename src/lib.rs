@@ -1,0 +1,3 @@
+//! Scalepoint: database processes are swapped behind live client sessions.
+
+pub mod compute;
