@@ -1,0 +1,346 @@
+//! Database protocols as pure functions and state machines: bytes in, bytes out. No sockets, no clock, no tasks.
+//!
+//! The router drives four kinds of machine for every engine:
+//!
+//! * a [`Greeting`] talks to a client until it is authenticated,
+//! * a [`Dialogue`] talks to a backend in the router's own name (log in, capture, restore, admin queries),
+//! * a [`Tracker`] watches a session's bytes go by and knows when the session may be moved,
+//! * a [`LostTransaction`] answers a client whose transaction a forced change or a crash has taken away.
+
+use bytes::BytesMut;
+
+pub mod obstacle;
+pub mod postgres;
+
+pub use obstacle::Obstacle;
+
+/// A conversation with a backend that the router leads itself.
+///
+/// Call [`open`](Dialogue::open) once and send what it wrote, then [`receive`](Dialogue::receive) whenever bytes have
+/// come, until it returns `Ok(Some(_))`. Partial messages stay in `input`.
+pub trait Dialogue: Send {
+    /// What the conversation yields.
+    type Output;
+
+    /// Writes the first bytes to send.
+    fn open(&mut self, out: &mut BytesMut);
+
+    /// Takes whole messages from the front of `input`; may write more to send to `out`. `Ok(None)`: more bytes needed.
+    fn receive(&mut self, input: &mut BytesMut, out: &mut BytesMut)
+    -> Result<Option<Self::Output>, DialogueError>;
+}
+
+/// Why a conversation with a backend failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DialogueError {
+    /// The server answered with an error. `message` holds it in the client's protocol, ready to be passed on.
+    #[error("the server refused ({code}): {text}")]
+    Refused {
+        /// SQLSTATE or the engine's error number.
+        code: String,
+        /// The server's own words.
+        text: String,
+        /// The error message as the client's protocol frames it.
+        message: Vec<u8>,
+    },
+    /// The server sent something that the protocol does not allow here.
+    #[error("unexpected message from the server: {0}")]
+    Protocol(String),
+    /// The state that was put on the new backend is not the state that was taken from the old one.
+    #[error("session state cannot be restored: {0}")]
+    Unfaithful(String),
+}
+
+/// What a greeting wants next.
+#[derive(Debug)]
+pub enum Greet<E: Engine> {
+    /// Send what is in `out`, then give it more bytes.
+    More,
+    /// Send what is in `out`, then do the TLS handshake; go on with the decrypted bytes.
+    UpgradeTls,
+    /// Look up how this account proves itself, then call [`Greeting::account`].
+    LookUp {
+        /// The account's name.
+        user: String,
+    },
+    /// The client wants another session's statement cancelled; nothing is answered.
+    Cancel(CancelClaim),
+    /// The client is who it says it is.
+    Welcome(E::Startup),
+    /// Send what is in `out` and close. The text is for the log.
+    Refused(Refusal),
+}
+
+/// Why a client was not let in. Partitions the refusals for the metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// Wrong password or unknown account; the client is not told which.
+    Authentication,
+    /// The bytes are not the protocol's.
+    Malformed,
+    /// Well-formed, but not offered here (replication, old protocol versions).
+    Unsupported,
+    /// The client asked for something that needs TLS, or the other way round.
+    Tls,
+}
+
+impl Refusal {
+    /// The name in metrics and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Refusal::Authentication => "authentication",
+            Refusal::Malformed => "malformed",
+            Refusal::Unsupported => "unsupported",
+            Refusal::Tls => "tls",
+        }
+    }
+}
+
+/// The conversation with a client before it has a session.
+pub trait Greeting<E: Engine>: Send {
+    /// Takes whole messages from the front of `input`, writes answers to `out`.
+    fn receive(&mut self, input: &mut BytesMut, out: &mut BytesMut) -> Greet<E>;
+
+    /// The TLS handshake is done. `end_point` is the hash of the router's certificate for channel binding, if it has one.
+    fn secured(&mut self, end_point: Option<std::sync::Arc<[u8]>>);
+
+    /// The answer to [`Greet::LookUp`]: the account's secret, or `None` when there is no such account (then the
+    /// conversation goes on to a refusal that cannot be told from a wrong password).
+    fn account(&mut self, account: Option<E::Account>, random: [u8; 24], out: &mut BytesMut) -> Greet<E>;
+}
+
+/// A key that lets a client cancel its own statement. Made by the router, constant over swaps.
+#[derive(Clone, Copy)]
+pub struct CancelKey {
+    /// The connection id that the client sees.
+    pub id: u32,
+    /// The secret; protocols with shorter secrets use the front of it.
+    pub secret: [u8; 32],
+}
+
+impl std::fmt::Debug for CancelKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CancelKey").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// A cancel request as it came over the wire, not yet believed.
+#[derive(Clone)]
+pub struct CancelClaim {
+    /// The connection id that the client names.
+    pub id: u32,
+    /// The secret that it shows.
+    pub secret: Vec<u8>,
+}
+
+impl std::fmt::Debug for CancelClaim {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CancelClaim").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// What a tracker found in the bytes that a client sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientScan {
+    /// This many more bytes at the front may go to the backend now.
+    pub forward: usize,
+    /// What to do with the rest.
+    pub rest: Rest,
+}
+
+/// Why a tracker stopped scanning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rest {
+    /// All is scanned, or an incomplete message needs more bytes.
+    Incomplete,
+    /// A new request waits for the gate.
+    Held,
+    /// The next request waits until the running one is answered (only while the gate is shut).
+    Draining,
+    /// The client says goodbye.
+    Goodbye,
+    /// The client broke the protocol; close with this text.
+    Violation(&'static str),
+}
+
+/// What a tracker found in the bytes that a backend sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServerScan {
+    /// This many more bytes at the front may go to the client now.
+    pub forward: usize,
+    /// The backend says it is going away; its last message was not forwarded and stays at `forward`.
+    pub farewell: bool,
+    /// The backend broke the protocol.
+    pub violation: bool,
+}
+
+/// How sure it is that a session's state is still what the last capture saw.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Drift {
+    /// Nothing was sent since.
+    None,
+    /// Only statements that cannot change what a session is made of.
+    Benign,
+    /// It must be asked.
+    Possible,
+}
+
+/// What becomes of a session whose backend is gone or must go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// Nothing was under way: restore it.
+    Carried,
+    /// Its transaction is certainly not committed; the session lives.
+    TransactionAborted,
+    /// A statement was running and its answer is owed; the transaction is certainly not committed.
+    StatementAborted,
+    /// A COMMIT was sent and not answered: nobody knows.
+    CommitUnknown,
+    /// A statement outside a transaction was sent and not answered: nobody knows.
+    StatementUnknown,
+}
+
+/// Watches the bytes of one session go by.
+pub trait Tracker: Send {
+    /// Scans what the client sent and was not scanned before. `shut`: the gate holds new requests.
+    fn client_bytes(&mut self, bytes: &[u8], shut: bool) -> ClientScan;
+
+    /// Scans what the backend sent and was not scanned before; may patch it in place. `names` maps a backend's
+    /// process id to the connection id that clients know.
+    fn server_bytes(&mut self, bytes: &mut [u8], names: &dyn Fn(u32) -> Option<u32>) -> ServerScan;
+
+    /// What keeps the session from being moved at this moment, as far as the wire tells.
+    fn obstacle(&self) -> Option<Obstacle>;
+
+    /// True when the router may speak to the backend in its own name.
+    fn is_quiet(&self) -> bool;
+
+    /// A statement is running, so a cancel request makes sense.
+    fn is_running(&self) -> bool;
+
+    /// What the client did since [`captured`](Tracker::captured) was last called.
+    fn drift(&self) -> Drift;
+
+    /// The session was just captured.
+    fn captured(&mut self);
+
+    /// What becomes of the session if its backend is lost now.
+    fn fate(&self) -> Fate;
+
+    /// The session starts anew on another backend, at rest.
+    fn reattached(&mut self);
+}
+
+/// Answers a client whose transaction is gone, until it has ended it. See each engine for the table of answers.
+pub trait LostTransaction: Send {
+    /// Takes whole messages from the front of `input`, writes answers to `out`. `true`: the transaction is over and
+    /// the session may go on with what is left in `input`.
+    fn receive(&mut self, input: &mut BytesMut, out: &mut BytesMut) -> bool;
+}
+
+/// Everything the router needs to know of a database's protocol.
+pub trait Engine: Sized + Send + Sync + std::fmt::Debug + 'static {
+    /// What a client asked for when it connected; replayed at every log in.
+    type Startup: Clone + Send + Sync + std::fmt::Debug;
+    /// How an account proves itself.
+    type Account: Send;
+    /// See [`Greeting`].
+    type Greeting: Greeting<Self>;
+    /// See [`Tracker`].
+    type Tracker: Tracker;
+    /// What a backend said when it let us in.
+    type LoggedIn: Send;
+    /// Logs in to a backend.
+    type LogIn: Dialogue<Output = Self::LoggedIn>;
+    /// What a session is made of.
+    type State: Send + Sync;
+    /// Asks an idle backend what its session is made of.
+    type Capture: Dialogue<Output = Captured<Self::State>>;
+    /// Makes a fresh backend the session that was captured.
+    type Restore: Dialogue<Output = BytesMut>;
+    /// Reads one account's secret.
+    type AccountQuery: Dialogue<Output = Option<Self::Account>>;
+    /// Runs one administrative statement; yields its rows.
+    type AdminQuery: Dialogue<Output = Vec<Vec<Option<String>>>>;
+    /// See [`LostTransaction`].
+    type Lost: LostTransaction;
+
+    /// Starts the conversation with a client. `secret` seeds what unknown accounts are answered with.
+    fn greet(secret: [u8; 32], key: CancelKey) -> Self::Greeting;
+    /// Logs in as the client asked.
+    fn log_in(startup: &Self::Startup) -> Self::LogIn;
+    /// Logs in as the cluster's master user.
+    fn log_in_as_master(user: &str) -> Self::LogIn;
+    /// Watches a session that has just logged in; writes the client's welcome to `out`.
+    fn welcome(
+        startup: &Self::Startup, logged_in: &Self::LoggedIn, key: CancelKey, out: &mut BytesMut,
+    ) -> Self::Tracker;
+    /// The state of a session that has just logged in.
+    fn pristine(startup: &Self::Startup, logged_in: &Self::LoggedIn) -> Self::State;
+    /// Captures. `names`: setting names that other sessions of the database are known to use.
+    fn capture(tracker: &Self::Tracker, last: &Self::State, names: &[String], nonce: u64) -> Self::Capture;
+    /// Setting names that this session has used and others should ask for too.
+    fn setting_names(tracker: &Self::Tracker) -> Vec<String>;
+    /// Restores `state` on a backend that has said `logged_in`. Its output is to be sent to the client first.
+    fn restore(
+        tracker: &mut Self::Tracker, state: &Self::State, logged_in: &Self::LoggedIn, nonce: u64,
+    ) -> Self::Restore;
+    /// What in the captured state keeps the session where it is.
+    fn state_obstacle(state: &Self::State) -> Option<Obstacle>;
+    /// The state can be seen by other sessions (a lock, a subscription): restore it before anybody runs.
+    fn is_visible(state: &Self::State) -> bool;
+    /// Reads an account's secret.
+    fn account_query(user: &str) -> Self::AccountQuery;
+    /// Runs an administrative statement.
+    fn admin_query(sql: &str) -> Self::AdminQuery;
+    /// What to write to disk ahead of a stop, so that the stop is short.
+    fn flush_statement() -> Option<&'static str>;
+    /// Answers a client whose transaction is gone. `owed`: the answer to a running statement is outstanding.
+    fn lost_transaction(tracker: &Self::Tracker, owed: bool) -> Self::Lost;
+    /// The bytes that ask a backend to cancel what runs there, to be sent on a connection of its own.
+    fn cancel_request(logged_in: &Self::LoggedIn) -> Vec<u8>;
+    /// The process id of a backend, as its notifications name it.
+    fn backend_id(logged_in: &Self::LoggedIn) -> u32;
+    /// Answers a request that was cancelled before it was forwarded; takes it from `input`.
+    fn cancel_held(tracker: &mut Self::Tracker, input: &mut BytesMut, out: &mut BytesMut);
+    /// The last message of a connection that is closed, in the client's protocol.
+    fn farewell(why: &Farewell) -> Vec<u8>;
+    /// The bytes that end a backend connection politely.
+    fn goodbye() -> &'static [u8];
+    /// The account and database of a session, for operators.
+    fn describe(startup: &Self::Startup) -> (&str, &str);
+}
+
+/// What a capture yields.
+#[derive(Debug)]
+pub struct Captured<S> {
+    /// What the session is made of.
+    pub state: S,
+    /// Messages that came in between and are the client's (notifications, changed parameters).
+    pub aside: BytesMut,
+}
+
+/// Why a connection is closed by the router. Texts are allowlisted: nothing internal reaches a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Farewell {
+    /// A forced change took the session (the original's words).
+    ForcedChange,
+    /// State that cannot be carried was lost with the server; says which.
+    StateLost(String),
+    /// A COMMIT was under way when the server was lost.
+    CommitUnknown,
+    /// A statement was under way when the server was lost.
+    StatementUnknown,
+    /// The router is shutting down.
+    ShuttingDown,
+    /// No database process, and none came up in time.
+    NotAvailable,
+    /// The router serves as many sessions as it may.
+    TooManySessions,
+    /// No such cluster behind this listener.
+    UnknownCluster,
+    /// The client broke the protocol.
+    Violation(&'static str),
+    /// The handshake took too long.
+    TooSlow,
+}

@@ -1,0 +1,293 @@
+//! Asks an idle backend what its session is made of.
+//!
+//! ```text
+//! Asking ──Z 'T'──► Probing ──Z──► Leaving ──Z 'I'──► Describing ──Z …──► done
+//!    └──error: leave, mend the question, ask again (a few times)
+//! ```
+//!
+//! All of it goes by the extended protocol under reserved names, because a `Query` would destroy the unnamed
+//! statement. `BEGIN … READ COMMITTED READ ONLY NOT DEFERRABLE` shields the question from the session's own defaults,
+//! and `ROLLBACK` has a `Sync` of its own, so that an error cannot leave the client in a failed transaction.
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+
+use super::introspection::{self, Reading, block};
+use super::log_in::{refused, unexpected};
+use super::message::{self, Message, error_field};
+use super::state::{SequenceValue, State};
+use crate::engine::{Captured, Dialogue, DialogueError, Obstacle};
+
+/// The longest row that is read: a prepared statement of this size blocks.
+const MAX_ROW: usize = 16 * 1024 * 1024;
+/// How often the question is mended and asked again.
+const MAX_ATTEMPTS: u32 = 6;
+/// Prefix of the router's own statement names, followed by a nonce.
+pub const RESERVED: &str = "_mv_";
+
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY NOT DEFERRABLE";
+
+/// What the next `ReadyForQuery` ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Step {
+    Asking,
+    Probing,
+    Leaving,
+    Describing(usize),
+}
+
+/// What is known of the session before it is asked.
+pub struct Question {
+    /// Who logged in.
+    pub login_user: Bytes,
+    /// Whether that user is a superuser.
+    pub superuser: bool,
+    /// `standard_conforming_strings` is on.
+    pub standard_strings: bool,
+    /// Major version of the server.
+    pub major: u32,
+    /// Candidate names of custom settings.
+    pub names: Vec<String>,
+    /// What the tracker knows and the server does not: unnamed statement, libraries, obstacles.
+    pub from_wire: State,
+    /// Descriptions that are known already, by statement name.
+    pub described: Vec<(Bytes, Bytes)>,
+}
+
+/// See the module.
+pub struct Capture {
+    question: Question,
+    nonce: String,
+    attempts: u32,
+    /// `statement_timeout` struck: ask with it off and read its true value first.
+    without_timeout: bool,
+    timeout_value: Option<Bytes>,
+    steps: VecDeque<Step>,
+    state: State,
+    lastval: Option<i64>,
+    description: BytesMut,
+    error: Option<DialogueError>,
+    aside: BytesMut,
+}
+
+impl Capture {
+    /// `nonce` makes the reserved names unguessable.
+    pub fn new(question: Question, nonce: u64) -> Capture {
+        Capture {
+            state: question.from_wire.clone(),
+            question,
+            nonce: format!("{RESERVED}{nonce:016x}"),
+            attempts: 0,
+            without_timeout: false,
+            timeout_value: None,
+            steps: VecDeque::new(),
+            lastval: None,
+            description: BytesMut::new(),
+            error: None,
+            aside: BytesMut::new(),
+        }
+    }
+
+    fn run(&self, out: &mut BytesMut, name: &str, sql: &str, parameters: &[&[u8]]) {
+        let name = format!("{}{name}", self.nonce);
+        message::put_close(out, &name);
+        message::put_parse(out, &name, sql.as_bytes(), &[]);
+        message::put_bind(out, &name, parameters);
+        message::put_execute(out);
+        message::put_close(out, &name);
+    }
+
+    fn ask(&mut self, out: &mut BytesMut) {
+        self.attempts += 1;
+        self.state = self.question.from_wire.clone();
+        self.lastval = None;
+        let names = array(&self.question.names);
+        self.run(out, "b", BEGIN, &[]);
+        if self.without_timeout {
+            self.run(out, "t", "SELECT 'time', pg_catalog.current_setting('statement_timeout')", &[]);
+            self.run(out, "s", "SET LOCAL statement_timeout = 0", &[]);
+        }
+        let query = introspection::query(self.question.major);
+        self.run(out, "i", &query, &[names.as_bytes(), RESERVED.as_bytes()]);
+        message::put_sync(out);
+        self.run(out, "d", &introspection::sequence_probe(&self.nonce), &[]);
+        message::put_sync(out);
+        self.leave(out);
+        self.steps.extend([Step::Asking, Step::Probing, Step::Leaving]);
+    }
+
+    fn leave(&self, out: &mut BytesMut) {
+        // After an error the trailing Close was skipped; without these the next Parse would find the name taken.
+        for name in ["b", "i", "d", "t", "s"] {
+            message::put_close(out, &format!("{}{name}", self.nonce));
+        }
+        self.run(out, "r", "ROLLBACK", &[]);
+        message::put_sync(out);
+    }
+
+    fn row(&mut self, body: &[u8]) -> Result<(), DialogueError> {
+        let malformed = || DialogueError::Protocol("malformed row".into());
+        let row = message::row(body).ok_or_else(malformed)?;
+        if row.first() == Some(&Some(&b"time"[..])) {
+            self.timeout_value = row.get(1).copied().flatten().map(Bytes::copy_from_slice);
+            return Ok(());
+        }
+        let reading = Reading {
+            login_user: &self.question.login_user,
+            superuser: self.question.superuser,
+            standard_strings: self.question.standard_strings,
+        };
+        introspection::read_row(&row, &reading, &mut self.state).ok_or_else(malformed)
+    }
+
+    /// An `INFO` of the sequence probe.
+    fn info(&mut self, body: &[u8]) {
+        let text = String::from_utf8_lossy(error_field(body, b'M')).into_owned();
+        let Some(text) = text.strip_prefix(&self.nonce) else { return };
+        if let Some(value) = text.strip_prefix("lastval=") {
+            self.lastval = value.parse().ok();
+        } else if let Some(rest) = text.strip_prefix("currval=") {
+            let mut parts = rest.splitn(3, ' ');
+            let (value, own, name) = (parts.next(), parts.next(), parts.next());
+            if let (Some(Ok(value)), Some(own), Some(name)) = (value.map(str::parse), own, name) {
+                let name = Bytes::copy_from_slice(name.as_bytes());
+                self.state.sequences.push(SequenceValue { name, value, restorable: own == "t" });
+            }
+        }
+    }
+
+    /// `lastval()` is what the last `nextval()` gave: that sequence is to be restored last.
+    fn order_sequences(&mut self) {
+        let lastval = self.lastval;
+        self.state.sequences.sort_by_key(|sequence| Some(sequence.value) == lastval);
+    }
+
+    fn ready(&mut self, status: u8, out: &mut BytesMut) -> Result<bool, DialogueError> {
+        match self.steps.pop_front() {
+            Some(Step::Probing) => {
+                // No plpgsql, no right to use it: then currval cannot be asked for, which is accepted.
+                if self.state.obstacle.is_none() && self.error.is_none() {
+                    self.order_sequences();
+                }
+                Ok(false)
+            }
+            Some(Step::Leaving) if status != b'I' => {
+                self.leave(out);
+                self.attempts += 1;
+                self.steps.push_back(Step::Leaving);
+                if self.attempts > MAX_ATTEMPTS { Err(self.give_up()) } else { Ok(false) }
+            }
+            Some(Step::Leaving) => self.left(out),
+            Some(Step::Describing(at)) => {
+                let description = std::mem::take(&mut self.description).freeze();
+                match self.error.take() {
+                    None => self.state.prepared[at].description = Some(description),
+                    Some(_) => block(&mut self.state, Some(Obstacle::PreparedStatement)),
+                }
+                Ok(self.steps.is_empty())
+            }
+            Some(Step::Asking) | None => Ok(false),
+        }
+    }
+
+    fn give_up(&mut self) -> DialogueError {
+        self.error.take().unwrap_or_else(|| DialogueError::Protocol("the session does not come to rest".into()))
+    }
+
+    /// Back at rest: ask again if the question failed, else go on to the descriptions.
+    fn left(&mut self, out: &mut BytesMut) -> Result<bool, DialogueError> {
+        if let Some(error) = self.error.take() {
+            if self.attempts >= MAX_ATTEMPTS || !self.mend(&error) {
+                return Err(error);
+            }
+            self.ask(out);
+            return Ok(false);
+        }
+        if let (true, Some(value)) = (self.without_timeout, self.timeout_value.take()) {
+            let mut settings = self.state.settings.iter_mut();
+            if let Some(setting) = settings.find(|s| s.name.as_ref() == b"statement_timeout") {
+                setting.value = value;
+            }
+        }
+        for (at, prepared) in self.state.prepared.iter_mut().enumerate() {
+            let known = self.question.described.iter().find(|(name, _)| *name == prepared.name);
+            prepared.description = known.map(|(_, description)| description.clone());
+            if prepared.description.is_none() {
+                message::put(out, b'D', |out| {
+                    out.extend_from_slice(b"S");
+                    message::put_text(out, &prepared.name);
+                });
+                message::put_sync(out);
+                self.steps.push_back(Step::Describing(at));
+            }
+        }
+        Ok(self.steps.is_empty())
+    }
+
+    /// Changes the question so that it may succeed. `false`: no idea how.
+    fn mend(&mut self, error: &DialogueError) -> bool {
+        let DialogueError::Refused { code, text, .. } = error else { return false };
+        match code.as_str() {
+            // Cancelled: by statement_timeout, or by a cancel request of the client's that came late.
+            "57014" => {
+                self.without_timeout = true;
+                true
+            }
+            // A name that only some may read, or that the server does not take for one.
+            _ if !self.question.names.is_empty() => {
+                let before = self.question.names.len();
+                self.question.names.retain(|name| !text.contains(name.as_str()));
+                if self.question.names.len() == before {
+                    self.question.names.clear();
+                    block(&mut self.question.from_wire, Some(Obstacle::Setting));
+                }
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn take(&mut self, message: &Message, out: &mut BytesMut) -> Result<bool, DialogueError> {
+        let step = self.steps.front().cloned();
+        match message.kind {
+            b'D' => self.row(&message.body)?,
+            b'E' if message::is_fatal(&message.body) => return Err(refused(message)),
+            b'E' if step == Some(Step::Probing) => {}
+            b'E' => self.error = self.error.take().or_else(|| Some(refused(message))),
+            b'N' => self.info(&message.body),
+            b'A' | b'S' => message::put(&mut self.aside, message.kind, |out| out.extend_from_slice(&message.body)),
+            b't' | b'T' | b'n' if matches!(step, Some(Step::Describing(_))) => {
+                message::put(&mut self.description, message.kind, |out| out.extend_from_slice(&message.body));
+            }
+            b'Z' => return self.ready(message.body.first().copied().unwrap_or(0), out),
+            b'1' | b'2' | b'3' | b'C' | b'I' | b's' | b't' | b'T' | b'n' => {}
+            kind => return Err(unexpected(kind)),
+        }
+        Ok(false)
+    }
+}
+
+/// A `text[]` literal; the names are letters, digits, `_`, `$` and dots.
+fn array(names: &[String]) -> String {
+    let quoted: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
+    format!("{{{}}}", quoted.join(","))
+}
+
+impl Dialogue for Capture {
+    type Output = Captured<State>;
+
+    fn open(&mut self, out: &mut BytesMut) {
+        self.ask(out);
+    }
+
+    fn receive(&mut self, input: &mut BytesMut, out: &mut BytesMut) -> Result<Option<Captured<State>>, DialogueError> {
+        while let Some(message) = message::take(input, MAX_ROW).map_err(|e| DialogueError::Protocol(e.into()))? {
+            if self.take(&message, out)? {
+                let (state, aside) = (std::mem::take(&mut self.state), std::mem::take(&mut self.aside));
+                return Ok(Some(Captured { state, aside }));
+            }
+        }
+        Ok(None)
+    }
+}

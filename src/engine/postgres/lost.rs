@@ -1,0 +1,296 @@
+//! Answers a client whose transaction a forced change or a crash has taken away.
+//!
+//! ```text
+//!          anything but an end: 40001, Z 'E'
+//!  Lost ─────────────────────────────────────► Failed ──ROLLBACK: tag──► over
+//!   │ ├─ROLLBACK: tag ROLLBACK ──► over            ├───COMMIT, END, CHAIN: 40001, Z 'I'──► over
+//!   │ └─COMMIT, END, CHAIN: 40001, Z 'I' ──► over  └───ROLLBACK TO: 40001, Z 'E'; the rest: 25P02, Z 'E'
+//!   └─(an answer is owed: 40001, Z 'E' at once) ──► Failed
+//! ```
+//!
+//! 40001 means "certainly not committed, begin again". A COMMIT is never answered with a tag: most drivers take even
+//! the tag `ROLLBACK` for success. `ROLLBACK TO SAVEPOINT` never succeeds: it would let half a transaction commit.
+
+use std::collections::HashMap;
+
+use bytes::{Bytes, BytesMut};
+
+use super::message::{self, Message};
+use super::sql::{self, TransactionCommand};
+
+const LOST: (&str, &str) = ("40001", "could not serialize access: transaction lost in server move");
+const FAILED: (&str, &str) =
+    ("25P02", "current transaction is aborted, commands ignored until end of transaction block");
+/// Longest message that is taken while a transaction is lost.
+const MAX_REQUEST: usize = message::MAX_MESSAGE;
+
+/// Where the emulated transaction stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// The client does not know yet.
+    Lost,
+    /// The client was told; only an end of the transaction helps.
+    Failed,
+    /// The transaction is over.
+    Over,
+}
+
+/// See the module.
+pub struct LostTransaction {
+    phase: Phase,
+    /// After an error in the extended protocol everything is skipped up to `Sync`.
+    skipping: bool,
+    /// A segment of the extended protocol has begun.
+    in_segment: bool,
+    /// Texts of statements that end transactions, by name: pgjdbc and asyncpg send `COMMIT` so.
+    enders: HashMap<Bytes, TransactionCommand>,
+    /// What the portal that is bound now would run.
+    bound: Option<TransactionCommand>,
+    /// An answer that is owed from before goes out with the first call.
+    owed: Owed,
+}
+
+/// What the client still expects for what it sent before the transaction was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owed {
+    /// Nothing.
+    Nothing,
+    /// An answer to a whole request.
+    Answer,
+    /// The client is in the middle of a segment: an error now, `ReadyForQuery` at its `Sync`.
+    UntilSync,
+}
+
+impl LostTransaction {
+    /// `told`: the client has seen its transaction fail already. `enders`: statements it has prepared that end one.
+    pub fn new(told: bool, owed: Owed, enders: HashMap<Bytes, TransactionCommand>) -> LostTransaction {
+        LostTransaction {
+            phase: if told { Phase::Failed } else { Phase::Lost },
+            skipping: false,
+            in_segment: false,
+            enders,
+            bound: None,
+            owed,
+        }
+    }
+
+    /// Decides what one statement is answered; `None`: nothing may be answered with success but a rollback.
+    fn run(&mut self, command: Option<TransactionCommand>, out: &mut BytesMut) -> bool {
+        let (phase, error) = match (self.phase, command) {
+            (_, Some(TransactionCommand::Rollback)) => (Phase::Over, None),
+            (_, Some(TransactionCommand::Commit | TransactionCommand::Chain)) => (Phase::Over, Some(LOST)),
+            (Phase::Lost, _) | (_, Some(TransactionCommand::RollbackTo)) => (Phase::Failed, Some(LOST)),
+            (_, None) => (Phase::Failed, Some(FAILED)),
+        };
+        self.phase = phase;
+        match error {
+            Some((code, text)) => message::put_error(out, "ERROR", code, text),
+            None => message::put_complete(out, "ROLLBACK"),
+        }
+        error.is_none()
+    }
+
+    fn ready(&self, out: &mut BytesMut) {
+        message::put_ready(out, if self.phase == Phase::Over { b'I' } else { b'E' });
+    }
+
+    fn fail(&mut self, command: Option<TransactionCommand>, out: &mut BytesMut) {
+        self.skipping = !self.run(command, out);
+    }
+
+    fn parse(&mut self, body: &[u8], out: &mut BytesMut) {
+        let mut rest = body;
+        let (Some(name), Some(text)) = (message::take_text(&mut rest), message::take_text(&mut rest)) else {
+            return self.fail(None, out);
+        };
+        match sql::transaction_command(text) {
+            // Only what ends a transaction may be prepared in a failed one; anything else is the first failure.
+            None | Some(TransactionCommand::RollbackTo) => self.fail(sql::transaction_command(text), out),
+            Some(command) => {
+                self.enders.insert(Bytes::copy_from_slice(name), command);
+                message::put(out, b'1', |_| {});
+            }
+        }
+    }
+
+    fn bind(&mut self, body: &[u8], out: &mut BytesMut) {
+        let mut rest = body;
+        message::take_text(&mut rest);
+        let name = message::take_text(&mut rest).unwrap_or_default();
+        match self.enders.get(name) {
+            Some(&command) => {
+                self.bound = Some(command);
+                message::put(out, b'2', |_| {});
+            }
+            None => self.fail(None, out),
+        }
+    }
+
+    fn extended(&mut self, message: &Message, out: &mut BytesMut) {
+        if self.skipping {
+            return;
+        }
+        match message.kind {
+            b'P' => self.parse(&message.body, out),
+            b'B' => self.bind(&message.body, out),
+            b'D' if self.bound.is_some() || self.describes_ender(&message.body) => {
+                if message.body.first() == Some(&b'S') {
+                    message::put(out, b't', |out| out.extend_from_slice(&[0, 0]));
+                }
+                message::put(out, b'n', |_| {});
+            }
+            b'E' if self.bound.is_some() => {
+                let command = self.bound.take();
+                self.fail(command, out);
+            }
+            b'C' => message::put(out, b'3', |_| {}),
+            b'H' => {}
+            _ => self.fail(None, out),
+        }
+    }
+
+    fn describes_ender(&self, body: &[u8]) -> bool {
+        let name = body.get(1..).and_then(|rest| rest.strip_suffix(b"\0"));
+        name.is_some_and(|name| self.enders.contains_key(name))
+    }
+
+    fn pay(&mut self, out: &mut BytesMut) {
+        match std::mem::replace(&mut self.owed, Owed::Nothing) {
+            Owed::Nothing => {}
+            Owed::Answer => {
+                self.run(None, out);
+                self.ready(out);
+            }
+            Owed::UntilSync => {
+                self.in_segment = true;
+                self.fail(None, out);
+            }
+        }
+    }
+}
+
+impl crate::engine::LostTransaction for LostTransaction {
+    fn receive(&mut self, input: &mut BytesMut, out: &mut BytesMut) -> bool {
+        self.pay(out);
+        while !(self.phase == Phase::Over && !self.in_segment) {
+            let message = match message::take(input, MAX_REQUEST) {
+                Ok(Some(message)) => message,
+                // The tracker refuses what cannot be framed once the session goes on.
+                Ok(None) | Err(_) => return false,
+            };
+            match message.kind {
+                b'Q' => {
+                    let text = message.body.strip_suffix(b"\0").unwrap_or(&message.body);
+                    self.run(sql::transaction_command(text), out);
+                    self.ready(out);
+                }
+                b'F' => {
+                    self.run(None, out);
+                    self.ready(out);
+                }
+                b'S' => {
+                    (self.skipping, self.in_segment, self.bound) = (false, false, None);
+                    self.ready(out);
+                }
+                // What is left of a COPY that has failed; the server drops it as well.
+                b'd' | b'c' | b'f' => {}
+                b'X' => return false,
+                _ => {
+                    self.in_segment = true;
+                    self.extended(&message, out);
+                }
+            }
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::LostTransaction as _;
+
+    fn query(sql: &str) -> Vec<u8> {
+        let mut out = BytesMut::new();
+        message::put(&mut out, b'Q', |out| message::put_text(out, sql.as_bytes()));
+        out.to_vec()
+    }
+
+    fn extended(name: &str, sql: &str) -> Vec<u8> {
+        let mut out = BytesMut::new();
+        message::put_parse(&mut out, name, sql.as_bytes(), &[]);
+        message::put_bind(&mut out, name, &[]);
+        message::put_execute(&mut out);
+        message::put_sync(&mut out);
+        out.to_vec()
+    }
+
+    const E40001: &[u8] =
+        b"E\0\0\0\x57SERROR\0VERROR\0C40001\0Mcould not serialize access: transaction lost in server move\0\0";
+    const E25P02: &[u8] = b"E\0\0\0\x6bSERROR\0VERROR\0C25P02\0Mcurrent transaction is aborted, \
+commands ignored until end of transaction block\0\0";
+    const ROLLBACK: &[u8] = b"C\0\0\0\x0dROLLBACK\0";
+    const ZI: &[u8] = b"Z\0\0\0\x05I";
+    const ZE: &[u8] = b"Z\0\0\0\x05E";
+
+    #[track_caller]
+    fn check(lost: &mut LostTransaction, request: &[u8], expected: &[&[u8]], over: bool) {
+        let (mut input, mut out) = (BytesMut::from(request), BytesMut::new());
+        assert_eq!(lost.receive(&mut input, &mut out), over);
+        assert_eq!(out, expected.concat());
+        assert!(input.is_empty());
+    }
+
+    fn fresh() -> LostTransaction {
+        LostTransaction::new(false, Owed::Nothing, HashMap::new())
+    }
+
+    #[test]
+    fn the_end_of_a_lost_transaction() {
+        check(&mut fresh(), &query("ROLLBACK"), &[ROLLBACK, ZI], true);
+        for sql in ["COMMIT", "end", "PREPARE TRANSACTION 'x'", "COMMIT AND CHAIN", "ROLLBACK AND CHAIN", "COMMIT; SELECT 1"] {
+            check(&mut fresh(), &query(sql), &[E40001, ZI], true);
+        }
+    }
+
+    #[test]
+    fn a_statement_then_every_end() {
+        for (sql, expected, over) in [
+            ("ROLLBACK TO s", [E40001, ZE], false),
+            ("SELECT 1", [E25P02, ZE], false),
+            ("COMMIT", [E40001, ZI], true),
+            ("ROLLBACK", [ROLLBACK, ZI], true),
+        ] {
+            let mut lost = fresh();
+            check(&mut lost, &query("INSERT INTO t VALUES (1)"), &[E40001, ZE], false);
+            check(&mut lost, &query(sql), &expected, over);
+        }
+    }
+
+    #[test]
+    fn the_extended_protocol_fails_up_to_sync() {
+        let mut lost = fresh();
+        check(&mut lost, &extended("", "SELECT 1"), &[E40001, ZE], false);
+        check(&mut lost, &extended("", "SELECT 1"), &[E25P02, ZE], false);
+        check(&mut lost, &extended("x", "COMMIT"), &[b"1\0\0\0\x04", b"2\0\0\0\x04", E40001, ZI], true);
+        let mut lost = fresh();
+        check(&mut lost, &extended("", "ROLLBACK"), &[b"1\0\0\0\x04", b"2\0\0\0\x04", ROLLBACK, ZI], true);
+    }
+
+    #[test]
+    fn what_is_owed_is_paid_first() {
+        let mut lost = LostTransaction::new(false, Owed::Answer, HashMap::new());
+        check(&mut lost, b"", &[E40001, ZE], false);
+        check(&mut lost, b"d\0\0\0\x05xc\0\0\0\x04", &[], false);
+        let mut lost = LostTransaction::new(false, Owed::UntilSync, HashMap::new());
+        check(&mut lost, b"", &[E40001], false);
+        check(&mut lost, b"S\0\0\0\x04", &[ZE], false);
+    }
+
+    #[test]
+    fn a_failed_transaction_cannot_be_revived() {
+        let mut lost = LostTransaction::new(true, Owed::Nothing, HashMap::new());
+        check(&mut lost, &query("ROLLBACK TO SAVEPOINT s"), &[E40001, ZE], false);
+        check(&mut lost, &query("SELECT 1"), &[E25P02, ZE], false);
+    }
+}

@@ -1,0 +1,100 @@
+//! The router's own questions on its own connections: one statement, text results.
+
+use bytes::BytesMut;
+
+use super::auth::Verifier;
+use super::log_in::{refused, unexpected};
+use super::message;
+use crate::engine::{Dialogue, DialogueError};
+
+/// The longest row that an administrative statement may answer with.
+const MAX_ROW: usize = 1024 * 1024;
+/// The most rows that are kept.
+const MAX_ROWS: usize = 100_000;
+
+/// A row of text columns.
+pub type Row = Vec<Option<String>>;
+
+/// Runs one statement with text parameters by the extended protocol.
+pub struct AdminQuery {
+    sql: String,
+    parameters: Vec<String>,
+    rows: Vec<Row>,
+    error: Option<DialogueError>,
+}
+
+impl AdminQuery {
+    /// A statement without parameters.
+    pub fn new(sql: &str) -> AdminQuery {
+        AdminQuery::with(sql, &[])
+    }
+
+    /// A statement with text parameters `$1`, `$2`, …
+    pub fn with(sql: &str, parameters: &[&str]) -> AdminQuery {
+        let parameters = parameters.iter().map(|&p| p.to_owned()).collect();
+        AdminQuery { sql: sql.to_owned(), parameters, rows: Vec::new(), error: None }
+    }
+}
+
+impl Dialogue for AdminQuery {
+    type Output = Vec<Row>;
+
+    fn open(&mut self, out: &mut BytesMut) {
+        let parameters: Vec<&[u8]> = self.parameters.iter().map(String::as_bytes).collect();
+        message::put_parse(out, "", self.sql.as_bytes(), &[]);
+        message::put_bind(out, "", &parameters);
+        message::put_execute(out);
+        message::put_sync(out);
+    }
+
+    fn receive(&mut self, input: &mut BytesMut, _out: &mut BytesMut) -> Result<Option<Vec<Row>>, DialogueError> {
+        let protocol = |e: &str| DialogueError::Protocol(e.to_owned());
+        while let Some(message) = message::take(input, MAX_ROW).map_err(protocol)? {
+            match message.kind {
+                b'D' if self.rows.len() < MAX_ROWS => {
+                    let row = message::row(&message.body).ok_or_else(|| protocol("malformed DataRow"))?;
+                    let text = |value: Option<&[u8]>| value.map(|v| String::from_utf8_lossy(v).into_owned());
+                    self.rows.push(row.into_iter().map(text).collect());
+                }
+                b'E' => self.error = Some(refused(&message)),
+                b'Z' => return self.error.take().map_or_else(|| Ok(Some(std::mem::take(&mut self.rows))), Err),
+                b'1' | b'2' | b'3' | b'C' | b'D' | b'I' | b'N' | b'S' | b'T' | b'A' | b'n' | b's' => {}
+                kind => return Err(unexpected(kind)),
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// How one role proves itself, and whether it still may.
+pub struct Account {
+    /// Its password verifier.
+    pub verifier: Verifier,
+}
+
+/// Reads a role's verifier. Whether the role may log in at all is for the backend to say at log in, in its own words.
+pub struct AccountQuery(AdminQuery);
+
+impl AccountQuery {
+    /// `rolvaliduntil` is checked here, because the backend does not check it when no password is sent to it
+    /// (`src/backend/libpq/crypt.c`, `get_role_password`).
+    pub fn new(user: &str) -> AccountQuery {
+        let sql = "SELECT rolpassword FROM pg_catalog.pg_authid WHERE rolname = CAST($1 AS pg_catalog.text) \
+                   AND (rolvaliduntil IS NULL OR rolvaliduntil > pg_catalog.now())";
+        AccountQuery(AdminQuery::with(sql, &[user]))
+    }
+}
+
+impl Dialogue for AccountQuery {
+    type Output = Option<Account>;
+
+    fn open(&mut self, out: &mut BytesMut) {
+        self.0.open(out);
+    }
+
+    fn receive(&mut self, input: &mut BytesMut, out: &mut BytesMut) -> Result<Option<Option<Account>>, DialogueError> {
+        let Some(rows) = self.0.receive(input, out)? else { return Ok(None) };
+        let secret = rows.into_iter().next().and_then(|row| row.into_iter().next().flatten());
+        Ok(Some(secret.and_then(|text| Verifier::parse(&text)).map(|verifier| Account { verifier })))
+    }
+}

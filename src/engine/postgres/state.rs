@@ -1,0 +1,90 @@
+//! What a PostgreSQL session is made of, apart from what the tracker sees on the wire.
+
+use bytes::Bytes;
+
+use super::statements::ParseContext;
+use crate::engine::Obstacle;
+
+/// A setting that is not what a fresh session of the same user would have, or may not be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    /// Its name.
+    pub name: Bytes,
+    /// Its value: raw for the session's own, as `SHOW` prints it for the others.
+    pub value: Bytes,
+    /// Set by the session itself (`source = 'session'`), so it must be set again.
+    pub own: bool,
+}
+
+/// A prepared statement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prepared {
+    /// Its name.
+    pub name: Bytes,
+    /// Its text; of an SQL-level one the single `PREPARE` statement.
+    pub sql: Bytes,
+    /// Parameter types, resolved.
+    pub types: Vec<u32>,
+    /// Made by `PREPARE`, not by `Parse`.
+    pub by_sql: bool,
+    /// What `Describe` said: parameter and row description, framed. `None`: not asked yet.
+    pub description: Option<Bytes>,
+    /// The settings under which it was parsed.
+    pub context: Option<ParseContext>,
+}
+
+/// A session-level advisory lock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdvisoryLock {
+    /// Shared or exclusive.
+    pub shared: bool,
+    /// The key as SQL arguments: one 8-byte or two 4-byte integers.
+    pub key: LockKey,
+}
+
+/// The two forms of advisory lock keys (`pg_locks.objsubid`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LockKey {
+    /// `pg_advisory_lock(bigint)`
+    One(i64),
+    /// `pg_advisory_lock(int, int)`
+    Two(i32, i32),
+}
+
+/// The value that a sequence last gave this session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SequenceValue {
+    /// Schema and name, quoted as an SQL identifier each.
+    pub name: Bytes,
+    /// `currval`.
+    pub value: i64,
+    /// The session may make `currval` be that again elsewhere (it owns the sequence).
+    pub restorable: bool,
+}
+
+/// Everything.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct State {
+    /// `SESSION_USER` if it is not the user who logged in.
+    pub session_user: Option<Bytes>,
+    /// `SET ROLE`, if it is not `none`.
+    pub role: Option<Bytes>,
+    /// Ordinary settings.
+    pub settings: Vec<Setting>,
+    /// Custom settings, also those that are empty.
+    pub custom: Vec<(Bytes, Bytes)>,
+    /// Prepared statements.
+    pub prepared: Vec<Prepared>,
+    /// Contents of the unnamed statement's `Parse`, and its context.
+    pub unnamed: Option<(Bytes, ParseContext)>,
+    /// Channels that are listened on.
+    pub channels: Vec<Bytes>,
+    /// Advisory locks.
+    pub locks: Vec<AdvisoryLock>,
+    /// Sequences; the last one is `lastval()`'s.
+    pub sequences: Vec<SequenceValue>,
+    /// Libraries to load first.
+    pub loads: Vec<Vec<u8>>,
+    /// What cannot be carried.
+    pub obstacle: Option<Obstacle>,
+}

@@ -1,0 +1,398 @@
+//! Watches the messages of one session go by and knows when it may be moved.
+//!
+//! A *segment* is what the server answers with one `ReadyForQuery`: a `Query`, a `FunctionCall`, or everything up to a
+//! `Sync`. The status byte alone is not enough for a safe point (`Parse` without `Sync` opens an implicit transaction),
+//! so segments are counted:
+//!
+//! ```text
+//!            client: P,B,D,E,C,H          client: S
+//!   quiet ───────────────────► unsynced ───────────► segment open ──Z 'I'──► quiet
+//!     │                                                  ▲     │
+//!     └──────────client: Q, F────────────────────────────┘     └──Z 'T','E'──► in transaction
+//! ```
+//!
+//! `COPY … FROM STDIN` inside the extended protocol swallows the `Sync` that follows it
+//! (`src/backend/commands/copyfromparse.c`, `CopyGetData`): the segment is open again until the next one.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use super::message::{self, HEADER};
+use super::sql::{self, Hints};
+use super::statements::Statements;
+use crate::engine::{ClientScan, Drift, Fate, Obstacle, Rest, ServerScan};
+
+/// Messages up to this length are read whole; of longer ones only this much is looked at.
+pub const INSPECTED: usize = 64 * 1024;
+/// How many custom setting names one session may contribute.
+const MAX_SETTING_NAMES: usize = 256;
+/// How many segments may be in flight before the client must read answers.
+const MAX_SEGMENTS: usize = 4096;
+/// How much of a statement operators are shown.
+const SHOWN: usize = 160;
+
+/// What the server will answer with one `ReadyForQuery`.
+#[derive(Debug, Clone, Copy, Default)]
+struct Segment {
+    extended: bool,
+    may_commit: bool,
+    suspect: bool,
+    /// How many `Parse` messages had been forwarded when it ended.
+    parses: u64,
+}
+
+/// The tracker of a PostgreSQL session.
+pub struct Tracker {
+    status: u8,
+    open: Segment,
+    unsynced: bool,
+    waiting: VecDeque<Segment>,
+    copy_in: bool,
+    client_skip: usize,
+    server_skip: usize,
+    drift: Drift,
+    /// What the client believes of the reported parameters.
+    pub(super) view: Vec<(String, Bytes)>,
+    pub(super) statements: Statements,
+    pub(super) setting_names: Vec<String>,
+    pub(super) loads: Vec<Vec<u8>>,
+    /// A setting that shapes parsing and is not reported was touched.
+    pub(super) parse_context_unsure: bool,
+    backup: bool,
+    origin: bool,
+    shown: Vec<u8>,
+}
+
+impl Tracker {
+    /// A session that has just logged in; `setting_names` come from its start-up packet.
+    pub fn new(view: Vec<(String, Bytes)>, setting_names: Vec<String>) -> Tracker {
+        let statements = Statements::new(&view);
+        Tracker {
+            status: b'I',
+            open: Segment::default(),
+            unsynced: false,
+            waiting: VecDeque::new(),
+            copy_in: false,
+            client_skip: 0,
+            server_skip: 0,
+            drift: Drift::None,
+            view,
+            statements,
+            setting_names,
+            loads: Vec::new(),
+            parse_context_unsure: false,
+            backup: false,
+            origin: false,
+            shown: Vec::new(),
+        }
+    }
+
+    fn at_rest(&self) -> bool {
+        !self.unsynced && self.waiting.is_empty() && !self.copy_in && self.client_skip == 0
+    }
+
+    /// What the client believes of a reported parameter.
+    pub fn parameter(&self, name: &str) -> &[u8] {
+        self.view.iter().find(|(n, _)| n == name).map_or(&[], |(_, value)| value)
+    }
+
+    /// Remembers a parameter that the client is about to be told.
+    pub fn learn(&mut self, name: &str, value: Bytes) {
+        self.statements.parameter_changed(name, &value);
+        match self.view.iter_mut().find(|(n, _)| n == name) {
+            Some((_, old)) => *old = value,
+            None => self.view.push((name.to_owned(), value)),
+        }
+    }
+
+    fn standard_strings(&self) -> bool {
+        self.parameter("standard_conforming_strings") != b"off"
+    }
+
+    /// The start of the latest statement's text, for operators.
+    pub fn shown(&self) -> &[u8] {
+        &self.shown
+    }
+
+    fn show(&mut self, text: &[u8]) {
+        self.shown.clear();
+        self.shown.extend_from_slice(&text[..text.len().min(SHOWN)]);
+    }
+
+    /// A message of the client is about to be forwarded; `body` may be only its first part.
+    fn client_message(&mut self, kind: u8, body: &[u8], whole: bool) {
+        match kind {
+            b'Q' => self.query(body, whole),
+            b'F' => {
+                self.open.suspect = true;
+                self.end_segment(false);
+            }
+            b'P' => self.parse(body, whole),
+            b'B' => self.bind(body),
+            b'C' => {
+                self.unsynced = true;
+                self.statements.close(body);
+            }
+            b'D' | b'E' => self.unsynced = true,
+            b'S' if !self.copy_in => self.end_segment(true),
+            b'c' | b'f' => self.copy_in = false,
+            _ => {}
+        }
+    }
+
+    fn end_segment(&mut self, extended: bool) {
+        let segment = Segment { extended, parses: self.statements.parses(), ..std::mem::take(&mut self.open) };
+        self.drift = self.drift.max(if segment.suspect { Drift::Possible } else { Drift::Benign });
+        self.waiting.push_back(segment);
+        self.unsynced = false;
+    }
+
+    fn query(&mut self, body: &[u8], whole: bool) {
+        let text = body.strip_suffix(b"\0").unwrap_or(body);
+        self.show(text);
+        let hints = sql::hints(text, self.standard_strings());
+        for name in &hints.prepares {
+            self.statements.prepared_by_sql(name, self.open.suspect || !self.waiting.is_empty());
+        }
+        self.statements.query();
+        self.note(hints, whole);
+        self.end_segment(false);
+    }
+
+    fn parse(&mut self, body: &[u8], whole: bool) {
+        self.unsynced = true;
+        let mut rest = body;
+        let Some(name) = message::take_text(&mut rest) else { return };
+        let text = message::take_text(&mut rest).unwrap_or(rest);
+        self.show(text);
+        let hints = sql::hints(text, self.standard_strings());
+        let unsure = self.open.suspect || self.waiting.iter().any(|s| s.suspect);
+        self.statements.parse(name, whole.then_some(body), &hints, unsure);
+        // Parsing changes only the set of statements, and an unnamed one is remembered here whole.
+        if !name.is_empty() {
+            self.open.suspect = true;
+        }
+        self.gather(hints, whole);
+    }
+
+    fn bind(&mut self, body: &[u8]) {
+        self.unsynced = true;
+        let Some(bound) = self.statements.bind(body) else { return };
+        self.open.suspect |= bound.suspect;
+        self.open.may_commit |= bound.commits;
+        for name in bound.names {
+            self.add_name(name);
+        }
+    }
+
+    /// What a text that is about to run tells.
+    fn note(&mut self, hints: Hints, whole: bool) {
+        self.open.suspect |= hints.suspect || !whole;
+        self.open.may_commit |= hints.commits || !whole;
+        self.gather(hints, whole);
+    }
+
+    /// What a text tells even if it never runs.
+    fn gather(&mut self, hints: Hints, whole: bool) {
+        self.parse_context_unsure |= hints.sets_parse_context || !whole && hints.suspect;
+        self.backup = hints.backup.unwrap_or(self.backup);
+        self.origin = hints.origin.unwrap_or(self.origin);
+        for library in hints.loads {
+            if !self.loads.contains(&library) && self.loads.len() < MAX_SETTING_NAMES {
+                self.loads.push(library);
+            }
+        }
+        for name in hints.setting_names {
+            self.add_name(name);
+        }
+    }
+
+    fn add_name(&mut self, name: String) {
+        if self.setting_names.len() < MAX_SETTING_NAMES && !self.setting_names.contains(&name) {
+            self.setting_names.push(name);
+        }
+    }
+
+    /// A whole message of the backend is about to be forwarded.
+    fn server_message(&mut self, kind: u8, body: &[u8]) {
+        match kind {
+            b'Z' => {
+                self.status = body.first().copied().unwrap_or(b'I');
+                if let Some(segment) = self.waiting.pop_front() {
+                    self.statements.answered(segment.parses);
+                }
+                if self.at_rest() {
+                    self.statements.settled();
+                }
+            }
+            b'1' => self.statements.parse_complete(),
+            b'S' => {
+                let mut rest = body;
+                if let (Some(name), Some(value)) = (message::take_text(&mut rest), message::take_text(&mut rest)) {
+                    self.learn(&String::from_utf8_lossy(name), Bytes::copy_from_slice(value));
+                }
+            }
+            b'G' => self.copy_in_begins(),
+            b'E' => self.copy_in = false,
+            _ => {}
+        }
+    }
+
+    fn copy_in_begins(&mut self) {
+        self.copy_in = true;
+        if self.waiting.front().is_some_and(|segment| segment.extended)
+            && let Some(swallowed) = self.waiting.pop_front()
+        {
+            self.open.may_commit |= swallowed.may_commit;
+            self.open.suspect |= swallowed.suspect;
+            self.unsynced = true;
+        }
+    }
+}
+
+/// How the contents of a message matter to the tracker.
+fn is_inspected_from_client(kind: u8) -> bool {
+    matches!(kind, b'Q' | b'P' | b'B' | b'C')
+}
+
+fn is_inspected_from_server(kind: u8) -> bool {
+    matches!(kind, b'Z' | b'S' | b'A' | b'E' | b'1' | b'G')
+}
+
+impl crate::engine::Tracker for Tracker {
+    fn client_bytes(&mut self, bytes: &[u8], shut: bool) -> ClientScan {
+        let mut at = self.client_skip.min(bytes.len());
+        self.client_skip -= at;
+        let rest = loop {
+            if self.client_skip > 0 {
+                break Rest::Incomplete;
+            }
+            let Some(&kind) = bytes.get(at) else { break Rest::Incomplete };
+            if !matches!(kind, b'Q' | b'P' | b'B' | b'E' | b'D' | b'C' | b'S' | b'H' | b'F' | b'X' | b'd' | b'c' | b'f') {
+                break Rest::Violation("invalid frontend message type");
+            }
+            let length = match message::frame_length(&bytes[at..]) {
+                Ok(Some(length)) => length,
+                Ok(None) => break Rest::Incomplete,
+                Err(text) => break Rest::Violation(text),
+            };
+            let here = &bytes[at + HEADER..bytes.len().min(at + length)];
+            let whole = here.len() + HEADER == length;
+            if is_inspected_from_client(kind) && !whole && here.len() < INSPECTED {
+                break Rest::Incomplete;
+            }
+            if kind == b'X' {
+                break Rest::Goodbye;
+            }
+            if shut && self.at_rest() && self.status == b'I' {
+                break Rest::Held;
+            }
+            let starts_segment = !self.unsynced && !self.copy_in && !matches!(kind, b'd' | b'c' | b'f');
+            if starts_segment && (shut && !self.waiting.is_empty() || self.waiting.len() >= MAX_SEGMENTS) {
+                break Rest::Draining;
+            }
+            self.client_message(kind, here, whole);
+            let present = here.len() + HEADER;
+            at += present;
+            self.client_skip = length - present;
+        };
+        ClientScan { forward: at, rest }
+    }
+
+    fn server_bytes(&mut self, bytes: &mut [u8], names: &dyn Fn(u32) -> Option<u32>) -> ServerScan {
+        let mut at = self.server_skip.min(bytes.len());
+        self.server_skip -= at;
+        let (mut farewell, mut violation) = (false, false);
+        while self.server_skip == 0 && at < bytes.len() {
+            let kind = bytes[at];
+            let length = match message::frame_length(&bytes[at..]) {
+                Ok(Some(length)) => length,
+                Ok(None) => break,
+                Err(_) => {
+                    violation = true;
+                    break;
+                }
+            };
+            let end = bytes.len().min(at + length);
+            let whole = end - at == length;
+            if is_inspected_from_server(kind) && length <= INSPECTED {
+                if !whole {
+                    break;
+                }
+                let body = &mut bytes[at + HEADER..end];
+                if kind == b'E' && message::is_fatal(body) {
+                    farewell = true;
+                    break;
+                }
+                if kind == b'A' {
+                    rename_notifier(body, names);
+                }
+                self.server_message(kind, body);
+            }
+            self.server_skip = length - (end - at);
+            at = end;
+        }
+        ServerScan { forward: at, farewell, violation }
+    }
+
+    fn obstacle(&self) -> Option<Obstacle> {
+        if !self.at_rest() {
+            return Some(Obstacle::StatementInProgress);
+        }
+        match () {
+            () if self.status != b'I' => Some(Obstacle::OpenTransaction),
+            () if self.backup => Some(Obstacle::Backup),
+            () if self.origin => Some(Obstacle::Replication),
+            () => None,
+        }
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.at_rest() && self.status == b'I' && self.server_skip == 0
+    }
+
+    fn is_running(&self) -> bool {
+        self.unsynced || !self.waiting.is_empty()
+    }
+
+    fn drift(&self) -> Drift {
+        self.drift
+    }
+
+    fn captured(&mut self) {
+        self.drift = Drift::None;
+    }
+
+    fn fate(&self) -> Fate {
+        let in_transaction = self.status != b'I';
+        let may_commit = self.open.may_commit || self.waiting.iter().any(|segment| segment.may_commit);
+        match () {
+            () if self.at_rest() && in_transaction => Fate::TransactionAborted,
+            () if self.at_rest() => Fate::Carried,
+            () if !in_transaction => Fate::StatementUnknown,
+            // In a failed transaction nothing but its end can succeed, and that end is a rollback.
+            () if may_commit && !(self.status == b'E' && self.waiting.len() <= 1) => Fate::CommitUnknown,
+            () => Fate::StatementAborted,
+        }
+    }
+
+    fn reattached(&mut self) {
+        self.status = b'I';
+        self.open = Segment::default();
+        self.unsynced = false;
+        self.waiting.clear();
+        self.copy_in = false;
+        self.server_skip = 0;
+        self.drift = Drift::None;
+    }
+}
+
+/// Clients skip their own notifications by the process id they know, which is the router's.
+fn rename_notifier(body: &mut [u8], names: &dyn Fn(u32) -> Option<u32>) {
+    if let Some(id) = body.first_chunk_mut::<4>()
+        && let Some(known) = names(u32::from_be_bytes(*id))
+    {
+        *id = known.to_be_bytes();
+    }
+}
