@@ -1,0 +1,3 @@
+//! Protocols, pure: no tokio, no clock, no I/O.
+
+pub mod postgres;

@@ -1,0 +1,3 @@
+//! The PostgreSQL protocol.
+
+pub mod auth;
