@@ -2,4 +2,4 @@
 
 pub mod compute;
 pub mod engine;
-//pub mod router;
+pub mod router;

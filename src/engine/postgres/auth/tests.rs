@@ -10,7 +10,7 @@ fn reads_scram_md5_and_null() {
     assert_eq!(scram.salt.len(), 16);
     assert!(!scram.is_decoy());
     let md5 = "md5a6343a68d964ca596d9752250d54bb8a";
-    assert!(matches!(Verifier::parse(Some(md5)), Verifier::Md5(Md5Verifier(d)) if &d == md5[3..].as_bytes()));
+    assert!(matches!(Verifier::parse(Some(md5)), Verifier::Md5(Md5Verifier(d)) if d == md5.as_bytes()[3..]));
     assert_eq!(Verifier::parse(None), Verifier::None);
 }
 
