@@ -128,9 +128,13 @@ fn flag_y_is_an_edited_offer_only_if_plus_was_offered() {
     assert!(refused.detail().unwrap().ends_with("this server does support channel binding."));
 }
 
+/// Message, offered binding, mechanism; then SQLSTATE, primary message and DETAIL.
+type RefusedFirst =
+    (&'static str, Option<&'static [u8]>, &'static str, &'static str, &'static str, Option<&'static str>);
+
 #[test]
 fn first_messages_are_refused_in_postgres_words() {
-    let cases: &[(&str, Option<&[u8]>, &str, &str, &str, Option<&str>)] = &[
+    let cases: &[RefusedFirst] = &[
         ("", None, SCRAM_SHA_256, "08P01", "malformed SCRAM message", Some("The message is empty.")),
         (
             "n,,n=,r=a\0",
