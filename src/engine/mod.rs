@@ -224,6 +224,9 @@ pub trait Tracker: Send {
     /// The session was just captured.
     fn captured(&mut self);
 
+    /// The start of the latest statement's text, for operators.
+    fn shown(&self) -> &[u8];
+
     /// What becomes of the session if its backend is lost now.
     fn fate(&self) -> Fate;
 
@@ -249,15 +252,17 @@ pub trait Engine: Sized + Send + Sync + std::fmt::Debug + 'static {
     /// See [`Tracker`].
     type Tracker: Tracker;
     /// What a backend said when it let us in.
-    type LoggedIn: Send;
+    type LoggedIn: Send + Sync;
     /// Logs in to a backend.
     type LogIn: Dialogue<Output = Self::LoggedIn>;
-    /// What a session is made of.
-    type State: Send + Sync;
+    /// What a session is made of. The default is a session that has just logged in.
+    type State: Default + Send + Sync;
     /// Asks an idle backend what its session is made of.
     type Capture: Dialogue<Output = Captured<Self::State>>;
     /// Makes a fresh backend the session that was captured.
-    type Restore: Dialogue<Output = BytesMut>;
+    type Restore: Dialogue<Output = Self::Restored>;
+    /// What a restore has to tell the client.
+    type Restored: Send;
     /// Reads one account's secret.
     type AccountQuery: Dialogue<Output = Option<Self::Account>>;
     /// Runs one administrative statement; yields its rows.
@@ -270,39 +275,49 @@ pub trait Engine: Sized + Send + Sync + std::fmt::Debug + 'static {
     /// Logs in as the client asked.
     fn log_in(startup: &Self::Startup) -> Self::LogIn;
     /// Logs in as the cluster's master user.
-    fn log_in_as_master(user: &str) -> Self::LogIn;
-    /// Watches a session that has just logged in; writes the client's welcome to `out`.
+    fn log_in_as_master(user: &str, database: &str) -> Self::LogIn;
+    /// Starts watching a session that has just logged in; writes the client's welcome to `out`.
     fn welcome(
         startup: &Self::Startup, logged_in: &Self::LoggedIn, key: CancelKey, out: &mut BytesMut,
     ) -> Self::Tracker;
-    /// The state of a session that has just logged in.
-    fn pristine(startup: &Self::Startup, logged_in: &Self::LoggedIn) -> Self::State;
-    /// Captures. `names`: setting names that other sessions of the database are known to use.
-    fn capture(tracker: &Self::Tracker, last: &Self::State, names: &[String], nonce: u64) -> Self::Capture;
+    /// How many bytes of its cancel secret this client was given.
+    fn secret_length(startup: &Self::Startup) -> usize;
+    /// Captures a session at rest. `last`: what was captured before. `names`: setting names that other sessions of the
+    /// database are known to use.
+    fn capture(
+        startup: &Self::Startup, logged_in: &Self::LoggedIn, tracker: &Self::Tracker, last: &Self::State,
+        names: &[String], nonce: u64,
+    ) -> Self::Capture;
+    /// A capture is done: adds what only the wire knows.
+    fn captured(tracker: &mut Self::Tracker, state: &mut Self::State);
     /// Setting names that this session has used and others should ask for too.
-    fn setting_names(tracker: &Self::Tracker) -> Vec<String>;
-    /// Restores `state` on a backend that has said `logged_in`. Its output is to be sent to the client first.
-    fn restore(
-        tracker: &mut Self::Tracker, state: &Self::State, logged_in: &Self::LoggedIn, nonce: u64,
-    ) -> Self::Restore;
+    fn setting_names(tracker: &Self::Tracker) -> &[String];
+    /// Restores `state` on a backend that has just let us in.
+    fn restore(tracker: &Self::Tracker, state: &Self::State, nonce: u64) -> Self::Restore;
+    /// The session goes on after a restore; writes what the client must be told first.
+    fn reattach(
+        tracker: &mut Self::Tracker, logged_in: &Self::LoggedIn, restored: Self::Restored, out: &mut BytesMut,
+    );
     /// What in the captured state keeps the session where it is.
     fn state_obstacle(state: &Self::State) -> Option<Obstacle>;
+    /// Whether a library that the backend's process has loaded keeps the session where it is.
+    fn library_obstacle(paths: &[String]) -> Option<Obstacle>;
     /// The state can be seen by other sessions (a lock, a subscription): restore it before anybody runs.
     fn is_visible(state: &Self::State) -> bool;
     /// Reads an account's secret.
     fn account_query(user: &str) -> Self::AccountQuery;
-    /// Runs an administrative statement.
-    fn admin_query(sql: &str) -> Self::AdminQuery;
-    /// What to write to disk ahead of a stop, so that the stop is short.
+    /// Runs an administrative statement with text parameters.
+    fn admin_query(sql: &str, parameters: &[&str]) -> Self::AdminQuery;
+    /// What writes dirty data to disk ahead of a stop, so that the stop is short.
     fn flush_statement() -> Option<&'static str>;
-    /// Answers a client whose transaction is gone. `owed`: the answer to a running statement is outstanding.
-    fn lost_transaction(tracker: &Self::Tracker, owed: bool) -> Self::Lost;
+    /// Answers a client whose transaction is gone.
+    fn lost_transaction(tracker: &Self::Tracker) -> Self::Lost;
     /// The bytes that ask a backend to cancel what runs there, to be sent on a connection of its own.
     fn cancel_request(logged_in: &Self::LoggedIn) -> Vec<u8>;
     /// The process id of a backend, as its notifications name it.
     fn backend_id(logged_in: &Self::LoggedIn) -> u32;
-    /// Answers a request that was cancelled before it was forwarded; takes it from `input`.
-    fn cancel_held(tracker: &mut Self::Tracker, input: &mut BytesMut, out: &mut BytesMut);
+    /// Answers the request at the front of `input`, which was never forwarded, as cancelled. `false`: there is none.
+    fn cancel_held(input: &mut BytesMut, out: &mut BytesMut) -> bool;
     /// The last message of a connection that is closed, in the client's protocol.
     fn farewell(why: &Farewell) -> Vec<u8>;
     /// The bytes that end a backend connection politely.

@@ -94,7 +94,7 @@ impl Dialogue for AccountQuery {
 
     fn receive(&mut self, input: &mut BytesMut, out: &mut BytesMut) -> Result<Option<Option<Account>>, DialogueError> {
         let Some(rows) = self.0.receive(input, out)? else { return Ok(None) };
-        let secret = rows.into_iter().next().and_then(|row| row.into_iter().next().flatten());
-        Ok(Some(secret.and_then(|text| Verifier::parse(&text)).map(|verifier| Account { verifier })))
+        let secret = rows.into_iter().next().map(|row| row.into_iter().next().flatten());
+        Ok(Some(secret.map(|text| Account { verifier: Verifier::parse(text.as_deref()) })))
     }
 }

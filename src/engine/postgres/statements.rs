@@ -27,6 +27,8 @@ enum ContextOf {
 #[derive(Debug, Clone, Copy)]
 struct Known {
     context: ContextOf,
+    /// It was there when the session was last captured, and not made again since.
+    captured: bool,
     suspect: bool,
     commits: bool,
     binds_setting_names: bool,
@@ -104,6 +106,7 @@ impl Statements {
         self.parses += 1;
         let known = Known {
             context: ContextOf::Known(self.current),
+            captured: false,
             suspect: hints.suspect || body.is_none(),
             commits: hints.commits || body.is_none(),
             binds_setting_names: hints.binds_setting_names || body.is_none(),
@@ -136,7 +139,7 @@ impl Statements {
             self.unsettled.push((name.into(), self.current));
         }
         let context = ContextOf::Known(self.current);
-        self.remember(name, Known { context, suspect: true, commits: true, binds_setting_names: false });
+        self.remember(name, Known { context, captured: false, suspect: true, commits: true, binds_setting_names: false });
     }
 
     /// A `Query` drops the unnamed statement (`src/backend/tcop/postgres.c`, `exec_simple_query`).
@@ -219,6 +222,16 @@ impl Statements {
             None => return None,
         };
         self.contexts.get(context as usize)
+    }
+
+    /// A statement of this name was captured and is still the same one.
+    pub fn is_settled(&self, name: &[u8]) -> bool {
+        self.named.get(name).is_some_and(|known| known.captured)
+    }
+
+    /// The session was captured.
+    pub fn all_settled(&mut self) {
+        self.named.values_mut().for_each(|known| known.captured = true);
     }
 
     /// Forgets the statements that the server does not have.

@@ -20,6 +20,7 @@ use bytes::Bytes;
 
 use super::message::{self, HEADER};
 use super::sql::{self, Hints};
+use super::state::State;
 use super::statements::Statements;
 use crate::engine::{ClientScan, Drift, Fate, Obstacle, Rest, ServerScan};
 
@@ -110,9 +111,40 @@ impl Tracker {
         self.parameter("standard_conforming_strings") != b"off"
     }
 
-    /// The start of the latest statement's text, for operators.
-    pub fn shown(&self) -> &[u8] {
-        &self.shown
+    /// What the wire alone knows of the session's state.
+    pub(super) fn wire_state(&self) -> State {
+        let unnamed = self.statements.unnamed();
+        let obstacle = matches!(unnamed, Some(Err(()))).then_some(Obstacle::PreparedStatement);
+        let unnamed = unnamed.and_then(Result::ok);
+        State {
+            unnamed: unnamed.map(|(body, context)| (Bytes::copy_from_slice(body), context.clone())),
+            loads: self.loads.clone(),
+            obstacle,
+            ..State::default()
+        }
+    }
+
+    /// Adds to a captured state under which settings its statements were parsed.
+    pub(super) fn complete(&mut self, state: &mut State) {
+        for prepared in &mut state.prepared {
+            prepared.context = self.statements.context(&prepared.name).cloned();
+            if prepared.context.is_none() || self.parse_context_unsure {
+                state.obstacle = state.obstacle.or(Some(Obstacle::PreparedStatement));
+            }
+        }
+        self.statements.retain(|name| state.prepared.iter().any(|p| p.name.as_ref() == name));
+        // With no statement left, nothing hangs on what those settings were.
+        self.parse_context_unsure &= !state.prepared.is_empty();
+    }
+
+    /// The client's segment has begun and its `Sync` has not come.
+    pub fn is_between_syncs(&self) -> bool {
+        self.unsynced
+    }
+
+    /// The client was told that its transaction has failed.
+    pub fn has_failed(&self) -> bool {
+        self.status == b'E'
     }
 
     fn show(&mut self, text: &[u8]) {
@@ -362,6 +394,11 @@ impl crate::engine::Tracker for Tracker {
 
     fn captured(&mut self) {
         self.drift = Drift::None;
+        self.statements.all_settled();
+    }
+
+    fn shown(&self) -> &[u8] {
+        &self.shown
     }
 
     fn fate(&self) -> Fate {

@@ -1,0 +1,239 @@
+//! PostgreSQL, protocol 3.
+//!
+//! In reading order: [`message`] frames; [`greet`] and [`auth`] let a client in; [`log_in`] opens a backend;
+//! [`tracker`] (with [`statements`], [`sql`] and [`lexer`]) watches the session; [`capture`] (with [`introspection`])
+//! and [`restore`] move its [`state`]; [`lost`] answers for a transaction that is gone; [`query`] asks in the router's
+//! own name.
+
+use std::collections::HashMap;
+
+use bytes::{Bytes, BytesMut};
+
+pub mod auth;
+pub mod capture;
+pub mod greet;
+pub mod introspection;
+pub mod lexer;
+pub mod libraries;
+pub mod log_in;
+pub mod lost;
+pub mod message;
+pub mod query;
+pub mod restore;
+pub mod sql;
+pub mod state;
+pub mod statements;
+pub mod tracker;
+
+use crate::engine::{CancelKey, Engine, Farewell, Fate, Obstacle, Tracker as _};
+
+/// The engine.
+#[derive(Debug, Clone, Copy)]
+pub struct Postgres;
+
+impl Engine for Postgres {
+    type Startup = greet::Startup;
+    type Account = query::Account;
+    type Greeting = greet::Greeting;
+    type Tracker = tracker::Tracker;
+    type LoggedIn = log_in::LoggedIn;
+    type LogIn = log_in::LogIn;
+    type State = state::State;
+    type Capture = capture::Capture;
+    type Restore = restore::Restore;
+    type Restored = restore::Restored;
+    type AccountQuery = query::AccountQuery;
+    type AdminQuery = query::AdminQuery;
+    type Lost = lost::LostTransaction;
+
+    fn greet(secret: [u8; 32], key: CancelKey) -> greet::Greeting {
+        greet::Greeting::new(secret, key)
+    }
+
+    fn log_in(startup: &greet::Startup) -> log_in::LogIn {
+        log_in::LogIn::new(startup)
+    }
+
+    fn log_in_as_master(user: &str, database: &str) -> log_in::LogIn {
+        log_in::LogIn::new(&greet::Startup::of(user, database))
+    }
+
+    fn welcome(
+        startup: &greet::Startup, logged_in: &log_in::LoggedIn, key: CancelKey, out: &mut BytesMut,
+    ) -> tracker::Tracker {
+        message::put(out, b'R', |out| out.extend_from_slice(&[0; 4]));
+        out.extend_from_slice(&logged_in.notices);
+        for (name, value) in &logged_in.parameters {
+            message::put_parameter_status(out, name, value);
+        }
+        message::put(out, b'K', |out| {
+            out.extend_from_slice(&key.id.to_be_bytes());
+            out.extend_from_slice(&key.secret[..startup.secret_length()]);
+        });
+        message::put_ready(out, b'I');
+        tracker::Tracker::new(logged_in.parameters.clone(), startup.setting_names())
+    }
+
+    fn secret_length(startup: &greet::Startup) -> usize {
+        startup.secret_length()
+    }
+
+    fn capture(
+        startup: &greet::Startup, logged_in: &log_in::LoggedIn, tracker: &tracker::Tracker, last: &state::State,
+        names: &[String], nonce: u64,
+    ) -> capture::Capture {
+        let mut all = tracker.setting_names.clone();
+        all.extend(names.iter().filter(|name| !tracker.setting_names.contains(name)).cloned());
+        let described = last.prepared.iter().filter_map(|p| Some((p.name.clone(), p.description.clone()?)));
+        let question = capture::Question {
+            login_user: Bytes::copy_from_slice(startup.user().as_bytes()),
+            superuser: logged_in.parameter("is_superuser") == b"on",
+            standard_strings: tracker.parameter("standard_conforming_strings") != b"off",
+            major: logged_in.major_version(),
+            names: all,
+            from_wire: tracker.wire_state(),
+            described: described.filter(|(name, _)| tracker.statements.is_settled(name)).collect(),
+        };
+        capture::Capture::new(question, nonce)
+    }
+
+    fn captured(tracker: &mut tracker::Tracker, state: &mut state::State) {
+        tracker.complete(state);
+        tracker.captured();
+    }
+
+    fn setting_names(tracker: &tracker::Tracker) -> &[String] {
+        &tracker.setting_names
+    }
+
+    fn restore(tracker: &tracker::Tracker, state: &state::State, nonce: u64) -> restore::Restore {
+        restore::Restore::new(state.clone(), tracker.statements.current_context().clone(), nonce)
+    }
+
+    fn reattach(
+        tracker: &mut tracker::Tracker, logged_in: &log_in::LoggedIn, restored: restore::Restored,
+        out: &mut BytesMut,
+    ) {
+        tracker.reattached();
+        let mut now = logged_in.parameters.clone();
+        for (name, value) in restored.parameters {
+            match now.iter_mut().find(|(n, _)| *n == name) {
+                Some((_, old)) => *old = value,
+                None => now.push((name, value)),
+            }
+        }
+        for (name, value) in now {
+            if tracker.parameter(&name) != value.as_ref() {
+                message::put_parameter_status(out, &name, &value);
+                tracker.learn(&name, value);
+            }
+        }
+        out.extend_from_slice(&restored.aside);
+    }
+
+    fn state_obstacle(state: &state::State) -> Option<Obstacle> {
+        state.obstacle
+    }
+
+    fn library_obstacle(paths: &[String]) -> Option<Obstacle> {
+        libraries::obstacle(paths)
+    }
+
+    fn is_visible(state: &state::State) -> bool {
+        !state.locks.is_empty() || !state.channels.is_empty() || !state.sequences.is_empty()
+    }
+
+    fn account_query(user: &str) -> query::AccountQuery {
+        query::AccountQuery::new(user)
+    }
+
+    fn admin_query(sql: &str, parameters: &[&str]) -> query::AdminQuery {
+        query::AdminQuery::with(sql, parameters)
+    }
+
+    fn flush_statement() -> Option<&'static str> {
+        Some("CHECKPOINT")
+    }
+
+    fn lost_transaction(tracker: &tracker::Tracker) -> lost::LostTransaction {
+        let owed = match tracker.fate() {
+            Fate::StatementAborted if tracker.is_between_syncs() => lost::Owed::UntilSync,
+            Fate::StatementAborted => lost::Owed::Answer,
+            _ => lost::Owed::Nothing,
+        };
+        lost::LostTransaction::new(tracker.has_failed(), owed, HashMap::new())
+    }
+
+    fn cancel_request(logged_in: &log_in::LoggedIn) -> Vec<u8> {
+        let mut request = Vec::with_capacity(16);
+        let length = u32::try_from(12 + logged_in.secret.len()).unwrap_or(0);
+        for word in [length, 80_877_102, logged_in.backend_id] {
+            request.extend_from_slice(&word.to_be_bytes());
+        }
+        request.extend_from_slice(&logged_in.secret);
+        request
+    }
+
+    fn backend_id(logged_in: &log_in::LoggedIn) -> u32 {
+        logged_in.backend_id
+    }
+
+    fn cancel_held(input: &mut BytesMut, out: &mut BytesMut) -> bool {
+        cancel_held(input, out)
+    }
+
+    fn farewell(why: &Farewell) -> Vec<u8> {
+        let (code, text) = farewell_text(why);
+        let mut out = BytesMut::new();
+        message::put_error(&mut out, "FATAL", code, &text);
+        out.to_vec()
+    }
+
+    fn goodbye() -> &'static [u8] {
+        b"X\0\0\0\x04"
+    }
+
+    fn describe(startup: &greet::Startup) -> (&str, &str) {
+        (startup.user(), startup.database())
+    }
+}
+
+/// Codes as the server would choose them; HikariCP and others evict a connection on any of these.
+fn farewell_text(why: &Farewell) -> (&'static str, String) {
+    let (code, text) = match why {
+        Farewell::ForcedChange => ("57P01", "terminating connection due to serverless scale event timeout"),
+        Farewell::StateLost(what) => {
+            return ("57P01", format!("terminating connection: session state was lost with the server: {what}"));
+        }
+        Farewell::CommitUnknown => ("08007", "connection lost during COMMIT: transaction outcome unknown"),
+        Farewell::StatementUnknown => ("40003", "connection lost while statement was running: outcome unknown"),
+        Farewell::ShuttingDown => ("57P01", "terminating connection due to administrator command"),
+        Farewell::NotAvailable => ("57P03", "the database system is not available at the moment"),
+        Farewell::TooManySessions => ("53300", "sorry, too many clients already"),
+        Farewell::UnknownCluster => ("08004", "no cluster of this name is served here"),
+        Farewell::Violation(text) => ("08P01", *text),
+        Farewell::TooSlow => ("57014", "canceling authentication due to timeout"),
+    };
+    (code, text.to_owned())
+}
+
+/// Answers the request at the front of `input` as cancelled, without running it: a `Query`, or everything up to and
+/// including `Sync`. `false`: it is not there whole, so there is nothing to cancel yet.
+fn cancel_held(input: &mut BytesMut, out: &mut BytesMut) -> bool {
+    let mut length = 0;
+    loop {
+        let Ok(Some(frame)) = message::frame_length(&input[length..]) else { return false };
+        let kind = input[length];
+        length += frame;
+        if input.len() < length {
+            return false;
+        }
+        if matches!(kind, b'Q' | b'S' | b'F') {
+            break;
+        }
+    }
+    let _cancelled = input.split_to(length);
+    message::put_error(out, "ERROR", "57014", "canceling statement due to user request");
+    message::put_ready(out, b'I');
+    true
+}

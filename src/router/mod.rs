@@ -1,0 +1,3 @@
+//! The data plane: one task per client.
+
+pub mod tls;
