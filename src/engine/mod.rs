@@ -200,6 +200,17 @@ pub enum Fate {
     StatementUnknown,
 }
 
+/// What became of the server, as far as its last words to one session tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// Only this session was ended, and the client is to be told in the server's words.
+    Session,
+    /// The server is gone or starts anew.
+    Server,
+    /// One or the other.
+    Unclear,
+}
+
 /// Watches the bytes of one session go by.
 pub trait Tracker: Send {
     /// Scans what the client sent and was not scanned before. `shut`: the gate holds new requests.
@@ -232,6 +243,9 @@ pub trait Tracker: Send {
 
     /// The session starts anew on another backend, at rest.
     fn reattached(&mut self);
+
+    /// If the server waits for bulk data of the client: the bytes that make it stop waiting, with an error.
+    fn abort_copy(&mut self) -> Option<&'static [u8]>;
 }
 
 /// Answers a client whose transaction is gone, until it has ended it. See each engine for the table of answers.
@@ -271,7 +285,7 @@ pub trait Engine: Sized + Send + Sync + std::fmt::Debug + 'static {
     type Lost: LostTransaction;
 
     /// Starts the conversation with a client. `secret` seeds what unknown accounts are answered with.
-    fn greet(secret: [u8; 32], key: CancelKey) -> Self::Greeting;
+    fn greet(secret: [u8; 32]) -> Self::Greeting;
     /// Logs in as the client asked.
     fn log_in(startup: &Self::Startup) -> Self::LogIn;
     /// Logs in as the cluster's master user.
@@ -320,6 +334,8 @@ pub trait Engine: Sized + Send + Sync + std::fmt::Debug + 'static {
     fn cancel_held(input: &mut BytesMut, out: &mut BytesMut) -> bool;
     /// The last message of a connection that is closed, in the client's protocol.
     fn farewell(why: &Farewell) -> Vec<u8>;
+    /// What a backend that went away said last (`bytes` may be empty) tells about the server.
+    fn loss(bytes: &[u8]) -> Loss;
     /// The bytes that end a backend connection politely.
     fn goodbye() -> &'static [u8];
     /// The account and database of a session, for operators.

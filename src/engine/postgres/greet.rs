@@ -25,7 +25,7 @@ use super::auth::{Md5Verifier, Verifier, md5_matches};
 use super::message;
 use super::query::Account;
 use super::sql;
-use crate::engine::{CancelClaim, CancelKey, Greet, Refusal};
+use crate::engine::{CancelClaim, Greet, Refusal};
 
 /// `MAX_STARTUP_PACKET_LENGTH` of the server.
 const MAX_STARTUP: usize = 10_000;
@@ -122,15 +122,14 @@ enum AwaitFirst {
 pub struct Greeting {
     phase: Phase,
     secret: [u8; 32],
-    key: CancelKey,
     secured: bool,
     end_point: Option<Arc<[u8]>>,
 }
 
 impl Greeting {
     /// `secret` makes the stand-ins for unknown roles.
-    pub fn new(secret: [u8; 32], key: CancelKey) -> Greeting {
-        Greeting { phase: Phase::Starting, secret, key, secured: false, end_point: None }
+    pub fn new(secret: [u8; 32]) -> Greeting {
+        Greeting { phase: Phase::Starting, secret, secured: false, end_point: None }
     }
 
     fn starting(&mut self, input: &mut BytesMut, out: &mut BytesMut) -> Greet<Postgres> {
@@ -307,13 +306,6 @@ impl crate::engine::Greeting<Postgres> for Greeting {
     }
 }
 
-impl Greeting {
-    /// The key that the session will be given.
-    pub fn key(&self) -> CancelKey {
-        self.key
-    }
-}
-
 type ReadParameters = (Startup, Vec<Bytes>);
 
 fn read_parameters(packet: &Bytes, minor: u32) -> Result<ReadParameters, (&'static str, &'static str)> {
@@ -378,7 +370,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn greeting() -> Greeting {
-        Greeting::new([7; 32], CancelKey { id: 1, secret: [0; 32] })
+        Greeting::new([7; 32])
     }
 
     fn packet(code: u32, body: &[u8]) -> BytesMut {

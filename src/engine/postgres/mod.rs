@@ -25,7 +25,7 @@ pub mod state;
 pub mod statements;
 pub mod tracker;
 
-use crate::engine::{CancelKey, Engine, Farewell, Fate, Obstacle, Tracker as _};
+use crate::engine::{CancelKey, Engine, Farewell, Fate, Loss, Obstacle, Tracker as _};
 
 /// The engine.
 #[derive(Debug, Clone, Copy)]
@@ -46,8 +46,8 @@ impl Engine for Postgres {
     type AdminQuery = query::AdminQuery;
     type Lost = lost::LostTransaction;
 
-    fn greet(secret: [u8; 32], key: CancelKey) -> greet::Greeting {
-        greet::Greeting::new(secret, key)
+    fn greet(secret: [u8; 32]) -> greet::Greeting {
+        greet::Greeting::new(secret)
     }
 
     fn log_in(startup: &greet::Startup) -> log_in::LogIn {
@@ -187,6 +187,16 @@ impl Engine for Postgres {
         let mut out = BytesMut::new();
         message::put_error(&mut out, "FATAL", code, &text);
         out.to_vec()
+    }
+
+    fn loss(bytes: &[u8]) -> Loss {
+        let Some(body) = bytes.get(message::HEADER..) else { return Loss::Server };
+        match message::error_field(body, b'C') {
+            // admin_shutdown: `pg_terminate_backend`, or the whole server stops.
+            b"57P01" if message::is_fatal(body) => Loss::Unclear,
+            b"57P01" | b"57P02" | b"57P03" => Loss::Server,
+            _ => Loss::Session,
+        }
     }
 
     fn goodbye() -> &'static [u8] {

@@ -192,6 +192,7 @@ impl<'a> Statement<'a> {
         let starts = self.position >= 1
             && self.last[2].is_some_and(|t| t.is("set") || t.is("reset") || t.is("session") || t.is("local") || t.is("show"));
         match (token, self.name.as_mut()) {
+            (Token::Word(_), None) if starts && (token.is("session") || token.is("local")) => {}
             (Token::Word(part) | Token::Quoted(part), None) if starts => {
                 self.name = Some(String::from_utf8_lossy(part).into_owned());
             }

@@ -289,7 +289,7 @@ fn is_inspected_from_client(kind: u8) -> bool {
 }
 
 fn is_inspected_from_server(kind: u8) -> bool {
-    matches!(kind, b'Z' | b'S' | b'A' | b'E' | b'1' | b'G')
+    matches!(kind, b'Z' | b'S' | b'A' | b'E' | b'N' | b'1' | b'G')
 }
 
 impl crate::engine::Tracker for Tracker {
@@ -353,7 +353,7 @@ impl crate::engine::Tracker for Tracker {
                     break;
                 }
                 let body = &mut bytes[at + HEADER..end];
-                if kind == b'E' && message::is_fatal(body) {
+                if is_farewell(kind, body) {
                     farewell = true;
                     break;
                 }
@@ -405,13 +405,26 @@ impl crate::engine::Tracker for Tracker {
         let in_transaction = self.status != b'I';
         let may_commit = self.open.may_commit || self.waiting.iter().any(|segment| segment.may_commit);
         match () {
+            // The client is in the middle of a message or a message of the server in the middle of the client: nothing
+            // can be said between.
+            () if self.client_skip > 0 || self.server_skip > 0 => Fate::StatementUnknown,
             () if self.at_rest() && in_transaction => Fate::TransactionAborted,
             () if self.at_rest() => Fate::Carried,
+            // More than one answer is owed.
+            () if self.waiting.len() + usize::from(self.unsynced) > 1 && !may_commit => Fate::StatementUnknown,
             () if !in_transaction => Fate::StatementUnknown,
             // In a failed transaction nothing but its end can succeed, and that end is a rollback.
             () if may_commit && !(self.status == b'E' && self.waiting.len() <= 1) => Fate::CommitUnknown,
             () => Fate::StatementAborted,
         }
+    }
+
+    fn abort_copy(&mut self) -> Option<&'static [u8]> {
+        if !self.copy_in || self.client_skip > 0 {
+            return None;
+        }
+        self.copy_in = false;
+        Some(b"f\x00\x00\x00\x29terminating due to a capacity change\0")
     }
 
     fn reattached(&mut self) {
@@ -422,6 +435,16 @@ impl crate::engine::Tracker for Tracker {
         self.copy_in = false;
         self.server_skip = 0;
         self.drift = Drift::None;
+    }
+}
+
+/// A crash of the server is announced as a warning (`src/backend/tcop/postgres.c`, `quickdie`), everything else that
+/// ends a connection as a fatal error.
+fn is_farewell(kind: u8, body: &[u8]) -> bool {
+    match kind {
+        b'E' => message::is_fatal(body),
+        b'N' => matches!(message::error_field(body, b'C'), b"57P01" | b"57P02"),
+        _ => false,
     }
 }
 

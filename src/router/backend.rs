@@ -1,0 +1,131 @@
+//! A logged-in connection to a database process, and conversations on it in the router's own name.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+use crate::engine::{Dialogue, DialogueError, Engine};
+
+/// How long a backend may take to answer the router itself.
+pub const CONVERSATION: Duration = Duration::from_secs(30);
+/// How long a connect to the private socket may take.
+const CONNECT: Duration = Duration::from_secs(5);
+/// A cancel request is answered by a close.
+const CANCEL: Duration = Duration::from_secs(5);
+/// `/proc/…/maps` of a backend is read up to this length, bytes.
+const MAX_MAPS: usize = 4 * 1024 * 1024;
+
+/// Why a conversation with a backend did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    /// The connection failed.
+    #[error("connection to the database: {0}")]
+    Io(#[from] io::Error),
+    /// The database closed the connection.
+    #[error("the database closed the connection")]
+    Closed,
+    /// It took too long.
+    #[error("the database did not answer in time")]
+    TooSlow,
+    /// It answered, but not as hoped.
+    #[error(transparent)]
+    Dialogue(#[from] DialogueError),
+}
+
+/// One connection. Dropping it closes the socket.
+pub struct Backend<E: Engine> {
+    /// The socket.
+    pub stream: UnixStream,
+    /// Bytes that came and were not consumed.
+    pub input: BytesMut,
+    /// What the server said at the log in.
+    pub logged_in: E::LoggedIn,
+    socket: PathBuf,
+}
+
+impl<E: Engine> Backend<E> {
+    /// Connects and logs in. Not cancel-safe; dropping it drops the connection.
+    pub async fn connect(socket: &Path, log_in: E::LogIn) -> Result<Backend<E>, BackendError> {
+        let connected = timeout(CONNECT, UnixStream::connect(socket)).await;
+        let mut stream = connected.map_err(|_| BackendError::TooSlow)??;
+        let mut input = BytesMut::new();
+        let logged_in = converse(&mut stream, &mut input, log_in, CONVERSATION).await?;
+        Ok(Backend { stream, input, logged_in, socket: socket.to_owned() })
+    }
+
+    /// Leads a conversation. Not cancel-safe: after a dropped future the connection is of no use.
+    pub async fn converse<D: Dialogue>(&mut self, dialogue: D) -> Result<D::Output, BackendError> {
+        converse(&mut self.stream, &mut self.input, dialogue, CONVERSATION).await
+    }
+
+    /// Asks the server to cancel what runs on this connection; done when the server has sent its signal.
+    pub fn cancel(&self) -> impl Future<Output = ()> + Send + use<E> {
+        let (socket, request) = (self.socket.clone(), E::cancel_request(&self.logged_in));
+        async move {
+            let asked = timeout(CANCEL, async {
+                let mut stream = UnixStream::connect(&socket).await?;
+                stream.write_all(&request).await?;
+                // The server closes after it has sent the signal.
+                stream.read(&mut [0; 1]).await
+            });
+            if let Ok(Err(error)) = asked.await {
+                tracing::debug!(%error, "cancel request failed");
+            }
+        }
+    }
+
+    /// Says goodbye and closes. Errors do not matter any more.
+    pub fn close(mut self) {
+        let _unsent = self.stream.try_write(E::goodbye());
+        self.input.clear();
+    }
+
+    /// The shared libraries in the backend's memory; empty where they cannot be read (another user's process, another
+    /// machine).
+    pub fn libraries(&self) -> Vec<String> {
+        use std::io::Read as _;
+        let path = format!("/proc/{}/maps", E::backend_id(&self.logged_in));
+        let mut text = String::new();
+        let read = std::fs::File::open(path).and_then(|file| file.take(MAX_MAPS as u64).read_to_string(&mut text));
+        if read.is_err() {
+            return Vec::new();
+        }
+        let mut paths: Vec<String> =
+            text.lines().filter_map(|line| line.find('/').map(|at| line[at..].to_owned())).collect();
+        paths.retain(|path| path.contains(".so"));
+        paths.dedup();
+        paths
+    }
+}
+
+/// Leads a dialogue over a stream: writes what it wants written while it reads, so that neither side can wait for the
+/// other with full buffers.
+async fn converse<D: Dialogue>(
+    stream: &mut UnixStream, input: &mut BytesMut, mut dialogue: D, deadline: Duration,
+) -> Result<D::Output, BackendError> {
+    let lead = async {
+        let mut out = BytesMut::new();
+        dialogue.open(&mut out);
+        let (mut reader, mut writer) = stream.split();
+        loop {
+            if let Some(output) = dialogue.receive(input, &mut out)? {
+                return Ok(output);
+            }
+            tokio::select! {
+                biased;
+                written = writer.write_buf(&mut out), if !out.is_empty() => { written?; }
+                read = reader.read_buf(input) => {
+                    if read? == 0 {
+                        return Err(BackendError::Closed);
+                    }
+                }
+            }
+        }
+    };
+    timeout(deadline, lead).await.map_err(|_| BackendError::TooSlow)?
+}

@@ -1,0 +1,494 @@
+//! Every session of one cluster: who it is, whether it has a backend, what keeps it from being moved.
+//!
+//! Sessions write here, the control plane reads. The lock is held for a few instructions, never across an await.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::futures::OwnedNotified;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::{Instant, timeout_at};
+
+use subtle::ConstantTimeEq;
+
+use super::gate::{Gate, Hold, Phase, Signal};
+use crate::engine::{CancelClaim, CancelKey, Obstacle};
+
+/// The connection ids that clients see start beyond what an operating system gives out, so that none is ever mistaken
+/// for a process.
+const FIRST_ID: u32 = 1 << 23;
+
+/// Whether a session has a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attachment {
+    /// Its state is kept; it has none.
+    Detached,
+    /// It has one and may be using it.
+    Attached,
+    /// It has one and holds still (only while the gate is shut).
+    Parked,
+    /// It has one, holds still, and has state that cannot be carried.
+    Blocked,
+}
+
+/// How much of a statement operators are shown, bytes.
+const SHOWN: usize = 160;
+
+/// What a session is doing, for operators. Written at every statement, so it never allocates.
+#[derive(Debug, Clone, Copy)]
+pub struct Doing {
+    /// What keeps it from being moved, if anything.
+    pub obstacle: Option<Obstacle>,
+    /// Since when; while there is no obstacle, when the last one ended.
+    pub since: Instant,
+    text: [u8; SHOWN],
+    length: usize,
+}
+
+impl Doing {
+    fn nothing() -> Doing {
+        Doing { obstacle: None, since: Instant::now(), text: [0; SHOWN], length: 0 }
+    }
+
+    /// The obstacle changed (or went).
+    pub fn set(&mut self, obstacle: Option<Obstacle>, statement: &[u8]) {
+        if self.obstacle != obstacle {
+            self.obstacle = obstacle;
+            self.since = Instant::now();
+        }
+        self.length = statement.len().min(SHOWN);
+        self.text[..self.length].copy_from_slice(&statement[..self.length]);
+    }
+
+    /// The start of the latest statement.
+    pub fn statement(&self) -> String {
+        String::from_utf8_lossy(&self.text[..self.length]).into_owned()
+    }
+}
+
+/// Who a session is.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// The account.
+    pub user: String,
+    /// The database.
+    pub database: String,
+    /// The client's address.
+    pub client: String,
+    /// Its bytes are encrypted.
+    pub tls: bool,
+}
+
+/// A session as others see it.
+#[derive(Debug, Clone)]
+pub struct SessionView {
+    /// The connection id that its client knows.
+    pub id: u32,
+    /// Who it is.
+    pub identity: Identity,
+    /// When it began.
+    pub started: Instant,
+    /// Whether it has a backend.
+    pub attachment: Attachment,
+    /// What it is doing.
+    pub doing: Doing,
+}
+
+/// What others may ask of a session.
+pub enum Order {
+    /// Cancel what is running; answered when the server has been asked.
+    Cancel(oneshot::Sender<()>),
+}
+
+struct Member {
+    key: CancelKey,
+    secret_length: usize,
+    orders: mpsc::Sender<Order>,
+    backend_id: Option<u32>,
+    identity: Identity,
+    started: Instant,
+    attachment: Attachment,
+    doing: Arc<Mutex<Doing>>,
+    /// Detached, with state that others can see.
+    visible: bool,
+}
+
+/// How sessions fared in a change.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Went on as if nothing had happened.
+    pub carried: u32,
+    /// Lost their transaction and went on.
+    pub aborted: u32,
+    /// Were closed.
+    pub closed: u32,
+}
+
+#[derive(Default)]
+struct Members {
+    sessions: HashMap<u32, Member>,
+    next_id: u32,
+    tally: Tally,
+    /// How many sessions are in each [`Attachment`].
+    counts: [usize; 4],
+    /// Which connection id stands behind a backend's process id.
+    names: HashMap<u32, u32>,
+    /// Setting names that sessions of a database have used, by database.
+    setting_names: HashMap<String, Vec<String>>,
+}
+
+impl Members {
+    fn set(&mut self, id: u32, to: Attachment) {
+        let Some(member) = self.sessions.get_mut(&id) else { return };
+        self.counts[member.attachment as usize] -= 1;
+        self.counts[to as usize] += 1;
+        member.attachment = to;
+    }
+
+    fn name_backend(&mut self, id: u32, backend_id: Option<u32>) {
+        let Some(member) = self.sessions.get_mut(&id) else { return };
+        if let Some(old) = member.backend_id.take() {
+            self.names.remove(&old);
+        }
+        member.backend_id = backend_id;
+        if let Some(new) = backend_id {
+            self.names.insert(new, id);
+        }
+    }
+}
+
+/// How far a hold has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// Everybody who has a backend is parked.
+    All,
+    /// This many are not.
+    Waiting(usize),
+    /// Somebody has state that cannot be carried.
+    Standing,
+}
+
+/// How many setting names are remembered for one database.
+const MAX_SETTING_NAMES: usize = 1000;
+
+/// See the module.
+pub struct Fleet {
+    members: Mutex<Members>,
+    progress: Arc<Notify>,
+    signal: watch::Sender<Signal>,
+    limit: usize,
+}
+
+impl Fleet {
+    /// A fleet of `limit` sessions at most, with no database yet.
+    pub fn new(limit: usize) -> Arc<Fleet> {
+        let signal = Signal { phase: Phase::Down, round: 0, era: 0, survey: 0, socket: None };
+        Arc::new(Fleet {
+            members: Mutex::new(Members { next_id: FIRST_ID, ..Members::default() }),
+            progress: Arc::new(Notify::new()),
+            signal: watch::Sender::new(signal),
+            limit,
+        })
+    }
+
+    fn members(&self) -> MutexGuard<'_, Members> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What sessions watch.
+    pub fn gate(&self) -> Gate {
+        self.signal.subscribe()
+    }
+
+    /// The gate's position.
+    pub fn phase(&self) -> Phase {
+        self.signal.borrow().phase
+    }
+
+    pub(super) fn signal(&self, change: impl FnOnce(&mut Signal)) {
+        self.signal.send_modify(change);
+        self.progress.notify_waiters();
+    }
+
+    /// Resolves at the next change of any session. Take it before looking: it remembers from then on.
+    pub fn progress(&self) -> OwnedNotified {
+        Arc::clone(&self.progress).notified_owned()
+    }
+
+    /// Shuts the gate.
+    pub fn hold(self: &Arc<Self>) -> Hold {
+        self.members().tally = Tally::default();
+        Hold::new(Arc::clone(self))
+    }
+
+    /// Asks every session at rest to look at itself now, while clients run, so that a hold need not.
+    pub fn survey(&self) {
+        self.signal(|signal| signal.survey += 1);
+    }
+
+    /// A database serves at `socket`: restores what others can see, `deadline` at most, then opens the gate.
+    pub async fn resume(&self, socket: Arc<Path>, deadline: Duration) {
+        self.signal(|signal| {
+            signal.phase = Phase::Reattach;
+            signal.socket = Some(Arc::clone(&socket));
+        });
+        let deadline = Instant::now() + deadline;
+        loop {
+            let progress = self.progress();
+            let waiting = self.members().sessions.values().any(|m| m.visible);
+            if !waiting || timeout_at(deadline, progress).await.is_err() {
+                break;
+            }
+        }
+        self.open();
+    }
+
+    /// Opens the gate; parked sessions go on where they were.
+    pub(super) fn open(&self) {
+        {
+            let mut members = self.members();
+            let held = [Attachment::Parked, Attachment::Blocked];
+            let parked = members.sessions.iter().filter(|(_, m)| held.contains(&m.attachment));
+            let parked: Vec<u32> = parked.map(|(id, _)| *id).collect();
+            parked.into_iter().for_each(|id| members.set(id, Attachment::Attached));
+        }
+        self.signal(|signal| signal.phase = Phase::Open);
+    }
+
+    /// No database serves any more.
+    pub fn down(&self) {
+        self.signal(|signal| {
+            signal.phase = Phase::Down;
+            signal.era += 1;
+            signal.socket = None;
+        });
+    }
+
+    /// Sessions end at their next quiet moment, and no new one begins.
+    pub fn close(&self) {
+        self.signal(|signal| signal.phase = Phase::Closing);
+    }
+
+    /// How far the hold has come.
+    pub(super) fn held(&self) -> Held {
+        let counts = self.members().counts;
+        match counts[Attachment::Attached as usize] {
+            _ if counts[Attachment::Blocked as usize] > 0 => Held::Standing,
+            0 => Held::All,
+            busy => Held::Waiting(busy),
+        }
+    }
+
+    /// How many sessions have a backend.
+    pub fn attached(&self) -> usize {
+        let counts = self.members().counts;
+        counts.iter().sum::<usize>() - counts[Attachment::Detached as usize]
+    }
+
+    /// How many sessions there are.
+    pub fn len(&self) -> usize {
+        self.members().sessions.len()
+    }
+
+    /// True without sessions.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How sessions fared since the last hold began.
+    pub fn tally(&self) -> Tally {
+        self.members().tally
+    }
+
+    /// All sessions, oldest first.
+    pub fn sessions(&self) -> Vec<SessionView> {
+        let members = self.members();
+        let mut views: Vec<SessionView> = members.sessions.iter().map(|(id, member)| member.view(*id)).collect();
+        views.sort_by_key(|view| view.id);
+        views
+    }
+}
+
+impl Member {
+    fn view(&self, id: u32) -> SessionView {
+        SessionView {
+            id,
+            identity: self.identity.clone(),
+            started: self.started,
+            attachment: self.attachment,
+            doing: *self.doing.lock().unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+}
+
+/// A session's own end of the fleet. Dropping it takes the session out.
+pub struct Membership {
+    fleet: Arc<Fleet>,
+    id: u32,
+    key: CancelKey,
+    doing: Arc<Mutex<Doing>>,
+}
+
+/// The fleet has as many sessions as it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Full;
+
+impl Fleet {
+    /// Takes a session in, detached. Returns its orders.
+    pub fn join(
+        self: &Arc<Self>, identity: Identity, secret: [u8; 32], secret_length: usize,
+    ) -> Result<(Membership, mpsc::Receiver<Order>), Full> {
+        let (orders, received) = mpsc::channel(4);
+        let doing = Arc::new(Mutex::new(Doing::nothing()));
+        let mut members = self.members();
+        if members.sessions.len() >= self.limit {
+            return Err(Full);
+        }
+        let id = members.free_id();
+        let key = CancelKey { id, secret };
+        let member = Member {
+            key,
+            secret_length,
+            orders,
+            backend_id: None,
+            identity,
+            started: Instant::now(),
+            attachment: Attachment::Detached,
+            doing: Arc::clone(&doing),
+            visible: false,
+        };
+        members.counts[Attachment::Detached as usize] += 1;
+        members.sessions.insert(id, member);
+        Ok((Membership { fleet: Arc::clone(self), id, key, doing }, received))
+    }
+
+    /// Has the statement cancelled that a client names by its key; silently does nothing if the key is wrong.
+    /// Returns what resolves when the server was asked.
+    pub fn cancel(&self, claim: &CancelClaim) -> Option<oneshot::Receiver<()>> {
+        let members = self.members();
+        let member = members.sessions.get(&claim.id)?;
+        let expected = &member.key.secret[..member.secret_length];
+        if !bool::from(expected.ct_eq(&claim.secret)) {
+            return None;
+        }
+        let (done, asked) = oneshot::channel();
+        member.orders.try_send(Order::Cancel(done)).ok()?;
+        Some(asked)
+    }
+}
+
+impl Members {
+    /// Ids rise, and start again where they began after the last one that fits a signed number.
+    fn free_id(&mut self) -> u32 {
+        loop {
+            let id = self.next_id;
+            self.next_id = if id >= i32::MAX as u32 { FIRST_ID } else { id + 1 };
+            if !self.sessions.contains_key(&id) {
+                return id;
+            }
+        }
+    }
+}
+
+impl Membership {
+    /// The session's connection id and cancel secret.
+    pub fn key(&self) -> CancelKey {
+        self.key
+    }
+
+    /// What the session watches.
+    pub fn gate(&self) -> Gate {
+        self.fleet.gate()
+    }
+
+    /// May the session have a backend now? If so it counts as attached from here on.
+    pub fn attach(&self) -> bool {
+        let mut members = self.fleet.members();
+        let visible = members.sessions.get(&self.id).is_some_and(|member| member.visible);
+        let allowed = match self.fleet.phase() {
+            Phase::Open => true,
+            Phase::Reattach => visible,
+            Phase::Down | Phase::Shut { .. } | Phase::LetGo | Phase::Closing => false,
+        };
+        if allowed {
+            members.set(self.id, Attachment::Attached);
+        }
+        allowed
+    }
+
+    /// The backend's process id, once it is logged in.
+    pub fn attached_to(&self, backend_id: u32) {
+        let mut members = self.fleet.members();
+        members.name_backend(self.id, Some(backend_id));
+        if let Some(member) = members.sessions.get_mut(&self.id) {
+            member.visible = false;
+        }
+        drop(members);
+        self.fleet.progress.notify_waiters();
+    }
+
+    /// The session has no backend any more. `visible`: it must be restored before anybody runs.
+    pub fn detach(&self, visible: bool) {
+        let mut members = self.fleet.members();
+        members.set(self.id, Attachment::Detached);
+        members.name_backend(self.id, None);
+        if let Some(member) = members.sessions.get_mut(&self.id) {
+            member.visible = visible;
+        }
+        drop(members);
+        self.fleet.progress.notify_waiters();
+    }
+
+    /// The session holds still for the hold of this round (or cannot be carried).
+    pub fn park(&self, round: u64, blocked: bool) {
+        let mut members = self.fleet.members();
+        let signal = self.fleet.signal.borrow().clone();
+        let current = signal.round == round && matches!(signal.phase, Phase::Shut { .. });
+        if current {
+            members.set(self.id, if blocked { Attachment::Blocked } else { Attachment::Parked });
+        }
+        drop(members);
+        self.fleet.progress.notify_waiters();
+    }
+
+    /// Adds to the tally of the change that is under way.
+    pub fn fared(&self, add: impl FnOnce(&mut Tally)) {
+        add(&mut self.fleet.members().tally);
+    }
+
+    /// Tells operators what the session is doing.
+    pub fn doing(&self, obstacle: Option<Obstacle>, statement: &[u8]) {
+        self.doing.lock().unwrap_or_else(PoisonError::into_inner).set(obstacle, statement);
+    }
+
+    /// The connection id behind a backend's process id.
+    pub fn name_of(&self, backend_id: u32) -> Option<u32> {
+        self.fleet.members().names.get(&backend_id).copied()
+    }
+
+    /// Shares setting names with the other sessions of a database and returns what they know.
+    pub fn share_setting_names(&self, database: &str, own: &[String]) -> Vec<String> {
+        let mut members = self.fleet.members();
+        let known = members.setting_names.entry(database.to_owned()).or_default();
+        for name in own {
+            if known.len() < MAX_SETTING_NAMES && !known.contains(name) {
+                known.push(name.clone());
+            }
+        }
+        known.clone()
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        let mut members = self.fleet.members();
+        members.name_backend(self.id, None);
+        if let Some(member) = members.sessions.remove(&self.id) {
+            members.counts[member.attachment as usize] -= 1;
+        }
+        drop(members);
+        self.fleet.progress.notify_waiters();
+    }
+}

@@ -1,0 +1,273 @@
+//! Copies bytes between a client and a backend, whole buffers at a time, past the tracker.
+//!
+//! Each direction reads only when what it read before is written, so memory is bounded and a slow reader slows the
+//! writer. Neither direction waits for the other, so neither can block it.
+//!
+//! Everything that was read and not written stays in the two buffers: [`pump`] may be dropped at any time.
+
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWrite};
+
+use super::backend::Backend;
+use super::stream::ClientStream;
+use crate::engine::{Drift, Engine, Rest, Tracker};
+use crate::telemetry::ClusterMetrics;
+
+/// What one read may bring. Also the least room for a message that is looked at whole.
+const READ: usize = 32 * 1024;
+/// A buffer that holds a request at the gate is not filled further than this.
+const MAX_HELD: usize = 128 * 1024;
+
+/// Why the pump stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// The client closed its connection, or it broke.
+    ClientGone,
+    /// The client said goodbye.
+    Goodbye,
+    /// The client broke the protocol.
+    Violation(&'static str),
+    /// The backend closed its connection, or it broke.
+    BackendGone,
+    /// The backend's last words are at the front of its buffer, not forwarded.
+    Farewell,
+    /// What was asked for with [`Report`] has come.
+    Reported,
+}
+
+/// What the pump is to stop for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Report {
+    /// Nothing in particular.
+    Nothing,
+    /// Nothing is under way in either direction, and no transaction is open.
+    Quiet,
+    /// The same, and the session may have changed since it was captured.
+    Drifted,
+    /// Every request that was forwarded is answered.
+    Answered,
+}
+
+/// One direction's bytes.
+#[derive(Default)]
+pub struct Flow {
+    /// Read and not yet written on.
+    pub bytes: BytesMut,
+    /// How many of them, at the front, may be written on.
+    pub cleared: usize,
+}
+
+/// The client's end of a session.
+pub struct ClientEnd {
+    /// Its socket.
+    pub stream: ClientStream,
+    /// What it sent.
+    pub from: Flow,
+    /// Written, but perhaps still in the TLS layer.
+    unflushed: bool,
+    held: bool,
+}
+
+impl ClientEnd {
+    /// A client that has been greeted; `from` may hold what it sent early.
+    pub fn new(stream: ClientStream, from: BytesMut) -> ClientEnd {
+        ClientEnd { stream, from: Flow { bytes: from, cleared: 0 }, unflushed: false, held: false }
+    }
+}
+
+/// How the pump is to behave.
+#[derive(Debug, Clone, Copy)]
+pub struct Manner {
+    /// Hold new requests.
+    pub shut: bool,
+    /// Stop for this.
+    pub report: Report,
+}
+
+/// Everything that is pumped.
+pub struct Pump<'a, E: Engine> {
+    /// The client.
+    pub client: &'a mut ClientEnd,
+    /// The backend; its `input` holds what it sent.
+    pub backend: &'a mut Backend<E>,
+    /// How much of `backend.input` may be written on.
+    pub cleared: &'a mut usize,
+    /// The tracker.
+    pub tracker: &'a mut E::Tracker,
+    /// Connection ids behind backends' process ids.
+    pub names: &'a (dyn Fn(u32) -> Option<u32> + Sync),
+    /// Tells operators of the tracker's obstacle when it changes.
+    pub watch: &'a mut (dyn FnMut(&E::Tracker) + Send),
+    /// Counts bytes.
+    pub metrics: &'a ClusterMetrics,
+}
+
+/// Pumps until something happens that the session must decide on.
+///
+/// # Cancel safety
+/// Safe: see the module.
+pub async fn pump<E: Engine>(mut pump: Pump<'_, E>, manner: Manner) -> Event {
+    // A gate that has opened lets go what it held.
+    pump.client.held = false;
+    std::future::poll_fn(|cx| pump.poll(cx, manner)).await
+}
+
+impl<E: Engine> Pump<'_, E> {
+    fn poll(&mut self, cx: &mut Context<'_>, manner: Manner) -> Poll<Event> {
+        loop {
+            let mut moved = match self.poll_to_client(cx) {
+                Ok(moved) => moved,
+                Err(event) => return Poll::Ready(event),
+            };
+            match self.poll_to_backend(cx, manner) {
+                Ok(also) => moved |= also,
+                Err(event) => return Poll::Ready(event),
+            }
+            if self.is_due(manner.report) {
+                return Poll::Ready(Event::Reported);
+            }
+            if !moved {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn is_due(&self, report: Report) -> bool {
+        let due = match report {
+            Report::Nothing => false,
+            Report::Quiet => self.tracker.is_quiet(),
+            Report::Drifted => self.tracker.drift() == Drift::Possible && self.tracker.is_quiet(),
+            Report::Answered => !self.tracker.is_running(),
+        };
+        due && *self.cleared == 0 && !self.client.unflushed && self.client.from.cleared == 0
+    }
+
+    /// One step from the backend to the client. `Ok(true)`: something moved.
+    fn poll_to_client(&mut self, cx: &mut Context<'_>) -> Result<bool, Event> {
+        let gone = |_: io::Error| Event::ClientGone;
+        if *self.cleared > 0 {
+            let part = &self.backend.input[..*self.cleared];
+            let Poll::Ready(written) = Pin::new(&mut self.client.stream).poll_write(cx, part) else {
+                return Ok(false);
+            };
+            let written = nonzero(written).map_err(gone)?;
+            consume(&mut self.backend.input, written);
+            *self.cleared -= written;
+            self.client.unflushed = self.client.stream.is_encrypted();
+            self.metrics.bytes_to_clients.inc_by(written as u64);
+            return Ok(true);
+        }
+        if self.client.unflushed
+            && let Poll::Ready(flushed) = Pin::new(&mut self.client.stream).poll_flush(cx)
+        {
+            flushed.map_err(gone)?;
+            self.client.unflushed = false;
+        }
+        match poll_fill(cx, &mut self.backend.stream, &mut self.backend.input) {
+            Poll::Pending => return Ok(false),
+            Poll::Ready(Ok(0) | Err(_)) => return Err(Event::BackendGone),
+            Poll::Ready(Ok(_)) => {}
+        }
+        self.scan_backend()?;
+        Ok(true)
+    }
+
+    fn scan_backend(&mut self) -> Result<(), Event> {
+        let scan = self.tracker.server_bytes(&mut self.backend.input, self.names);
+        *self.cleared = scan.forward;
+        (self.watch)(self.tracker);
+        match scan {
+            // First what comes before it, then the farewell is scanned again and decided on.
+            _ if scan.farewell && scan.forward == 0 => Err(Event::Farewell),
+            _ if scan.violation => Err(Event::BackendGone),
+            _ => Ok(()),
+        }
+    }
+
+    /// One step from the client to the backend. `Ok(true)`: something moved.
+    fn poll_to_backend(&mut self, cx: &mut Context<'_>, manner: Manner) -> Result<bool, Event> {
+        let from = &mut self.client.from;
+        if from.cleared > 0 {
+            let Poll::Ready(written) =
+                Pin::new(&mut self.backend.stream).poll_write(cx, &from.bytes[..from.cleared])
+            else {
+                return Ok(false);
+            };
+            // A backend that does not take bytes any more may have said why: let that be read.
+            let Ok(written) = nonzero(written) else { return self.drained_of_farewell(cx) };
+            consume(&mut from.bytes, written);
+            from.cleared -= written;
+            self.metrics.bytes_from_clients.inc_by(written as u64);
+            return Ok(true);
+        }
+        let before = from.bytes.len();
+        if !from.bytes.is_empty() && !self.client.held && self.scan_client(manner)? {
+            return Ok(true);
+        }
+        let from = &mut self.client.from;
+        if from.bytes.len() >= MAX_HELD {
+            return Ok(false);
+        }
+        match poll_fill(cx, &mut self.client.stream, &mut from.bytes) {
+            Poll::Pending => Ok(before != from.bytes.len()),
+            Poll::Ready(Ok(0) | Err(_)) => Err(Event::ClientGone),
+            Poll::Ready(Ok(_)) if self.client.held => Ok(true),
+            Poll::Ready(Ok(_)) => {
+                self.scan_client(manner)?;
+                Ok(true)
+            }
+        }
+    }
+
+    /// `Ok(true)`: there is something to write.
+    fn scan_client(&mut self, manner: Manner) -> Result<bool, Event> {
+        let from = &mut self.client.from;
+        let scan = self.tracker.client_bytes(&from.bytes, manner.shut);
+        from.cleared = scan.forward;
+        self.client.held = scan.rest == Rest::Held && scan.forward == 0;
+        if scan.forward > 0 {
+            (self.watch)(self.tracker);
+            return Ok(true);
+        }
+        match scan.rest {
+            Rest::Goodbye => Err(Event::Goodbye),
+            Rest::Violation(text) => Err(Event::Violation(text)),
+            Rest::Incomplete | Rest::Held | Rest::Draining => Ok(false),
+        }
+    }
+
+    fn drained_of_farewell(&mut self, cx: &mut Context<'_>) -> Result<bool, Event> {
+        match poll_fill(cx, &mut self.backend.stream, &mut self.backend.input) {
+            Poll::Ready(Ok(read)) if read > 0 => self.scan_backend().map(|()| true),
+            _ => Err(Event::BackendGone),
+        }
+    }
+}
+
+fn nonzero(written: io::Result<usize>) -> io::Result<usize> {
+    match written {
+        Ok(0) => Err(io::ErrorKind::WriteZero.into()),
+        other => other,
+    }
+}
+
+fn consume(bytes: &mut BytesMut, count: usize) {
+    if count == bytes.len() {
+        bytes.clear();
+    } else {
+        bytes::Buf::advance(bytes, count);
+    }
+}
+
+/// One read into the buffer's spare room.
+fn poll_fill(
+    cx: &mut Context<'_>, stream: &mut (impl AsyncReadExt + Unpin), bytes: &mut BytesMut,
+) -> Poll<io::Result<usize>> {
+    bytes.reserve(READ);
+    let read = ready!(pin!(stream.read_buf(bytes)).poll(cx));
+    Poll::Ready(read)
+}

@@ -1,0 +1,193 @@
+//! One client's session: the only task that touches its client, its backend and its tracker.
+//!
+//! ```text
+//!              the client speaks, gate open                gate shut and at rest
+//!   Detached ─────────────────────────────► Attached ─────────────────────────────► Parked
+//!      ▲  ▲         (log in, restore)        │    ▲                                  │  │
+//!      │  └─────── the database dies ────────┘    └──────── the gate opens ──────────┘  │
+//!      └───────────────────────────── the gate says: let go ────────────────────────────┘
+//! ```
+//!
+//! A backend is a cache of the session: a swap, a crash of the database and (later) parking are the same three steps:
+//! capture, drop the backend, restore on another.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout};
+
+use super::Cluster;
+use super::backend::Backend;
+use super::fleet::{Membership, Order};
+use super::gate::{Gate, Phase, Signal};
+use super::relay::{self, ClientEnd, Event, Manner, Pump, Report};
+use crate::engine::{Drift, Engine, Farewell, Tracker};
+
+mod attach;
+mod forced;
+mod loss;
+mod rest;
+
+/// How long a client may take to read its last message.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Why a session ended, for the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// The client left.
+    Client,
+    /// It was closed with this message.
+    Told(Farewell),
+    /// The database closed it, in its own words.
+    Database,
+}
+
+/// A session; see the module.
+pub struct Session<E: Engine> {
+    pub(super) cluster: std::sync::Arc<Cluster<E>>,
+    pub(super) startup: E::Startup,
+    pub(super) membership: Membership,
+    pub(super) orders: mpsc::Receiver<Order>,
+    pub(super) gate: Gate,
+    pub(super) client: ClientEnd,
+    pub(super) backend: Option<Backend<E>>,
+    /// How much of the backend's input may go to the client.
+    pub(super) cleared: usize,
+    pub(super) tracker: E::Tracker,
+    /// What the session was made of when it was last captured.
+    pub(super) state: E::State,
+    /// Answers for a transaction that is gone.
+    pub(super) lost: Option<E::Lost>,
+    pub(super) rest: rest::Rest,
+}
+
+/// What made the session look up.
+enum Woken {
+    Relay(Event),
+    Gate,
+    Order(Order),
+    /// A capture in the background is due.
+    Due,
+}
+
+impl<E: Engine> Session<E> {
+    /// Lives the session to its end and says goodbye.
+    pub async fn run(mut self) -> End {
+        let end = loop {
+            let signal = self.gate.borrow_and_update().clone();
+            let ended = match self.backend.is_some() {
+                true => self.attached(&signal).await,
+                false => self.detached(&signal).await,
+            };
+            if let Err(end) = ended {
+                break end;
+            }
+        };
+        if let Some(backend) = self.backend.take() {
+            backend.close();
+        }
+        if let End::Told(why) = &end {
+            self.tell(&E::farewell(why)).await;
+        }
+        let _closed = timeout(LAST_WORDS, self.client.stream.shutdown()).await;
+        end
+    }
+
+    /// Writes to the client, between whole messages.
+    pub(super) async fn tell(&mut self, bytes: &[u8]) -> bool {
+        let write = async {
+            self.client.stream.write_all(bytes).await?;
+            self.client.stream.flush().await
+        };
+        matches!(timeout(LAST_WORDS, write).await, Ok(Ok(())))
+    }
+
+    /// One stretch with a backend: until the gate moves, the client leaves, or the backend goes.
+    async fn attached(&mut self, signal: &Signal) -> Result<(), End> {
+        if signal.era != self.rest.era {
+            return self.let_go(signal).await;
+        }
+        match signal.phase {
+            Phase::Shut { forced: true } if !self.rest.is_parked(signal.round) || self.rest.standing().is_some() => {
+                return self.bring_to_rest(signal).await;
+            }
+            Phase::Closing if self.tracker.is_quiet() && self.cleared == 0 => {
+                return Err(End::Told(Farewell::ShuttingDown));
+            }
+            _ => {}
+        }
+        let survey = std::mem::replace(&mut self.rest.survey, signal.survey) != signal.survey;
+        if survey && self.tracker.is_quiet() && self.cleared == 0 && self.tracker.drift() > Drift::None {
+            return self.look_at_itself().await;
+        }
+        match self.wait(signal).await {
+            Woken::Gate => Ok(()),
+            Woken::Due => self.due().await,
+            Woken::Order(Order::Cancel(done)) => {
+                self.cancel(done).await;
+                Ok(())
+            }
+            Woken::Relay(Event::Reported) if signal.phase == Phase::Open => {
+                self.rest.drifted();
+                Ok(())
+            }
+            Woken::Relay(Event::Reported) => self.at_rest(signal).await,
+            Woken::Relay(Event::ClientGone | Event::Goodbye) => Err(End::Client),
+            Woken::Relay(Event::Violation(text)) => Err(End::Told(Farewell::Violation(text))),
+            Woken::Relay(Event::BackendGone | Event::Farewell) => self.backend_lost().await,
+        }
+    }
+
+    /// Pumps until something else happens, too.
+    async fn wait(&mut self, signal: &Signal) -> Woken {
+        let manner = self.manner(signal);
+        let due = self.rest.due();
+        let asleep = tokio::time::sleep_until(due.unwrap_or_else(Instant::now));
+        // Taken apart, because the pump borrows nearly all of the session.
+        let Session { membership, gate, orders, client, backend, cleared, tracker, rest, cluster, .. } = self;
+        let Some(backend) = backend else { return Woken::Gate };
+        let names = |backend_id| membership.name_of(backend_id);
+        let mut watch = |tracker: &E::Tracker| rest.seen(membership, tracker);
+        let metrics = &cluster.metrics;
+        let pump = Pump { client, backend, cleared, tracker, names: &names, watch: &mut watch, metrics };
+        tokio::select! {
+            biased;
+            event = relay::pump(pump, manner) => Woken::Relay(event),
+            _ = gate.changed() => Woken::Gate,
+            Some(order) = orders.recv() => Woken::Order(order),
+            () = asleep, if due.is_some() => Woken::Due,
+        }
+    }
+
+    fn manner(&self, signal: &Signal) -> Manner {
+        let shut = signal.phase != Phase::Open;
+        let report = match signal.phase {
+            Phase::Shut { .. } if !self.rest.is_parked(signal.round) => Report::Quiet,
+            Phase::Closing => Report::Quiet,
+            Phase::Open if self.rest.is_overdue() => Report::Quiet,
+            Phase::Open if self.rest.due().is_none() => Report::Drifted,
+            _ => Report::Nothing,
+        };
+        Manner { shut, report }
+    }
+
+    /// A client asks for its statement to be cancelled.
+    async fn cancel(&mut self, done: oneshot::Sender<()>) {
+        if let (Some(backend), true) = (&self.backend, self.tracker.is_running()) {
+            let asked = backend.cancel();
+            self.rest.cancelling(tokio::spawn(async move {
+                asked.await;
+                // The client that asked may have left.
+                let _ = done.send(());
+            }));
+            return;
+        }
+        // A request that waits at the gate was never run; at rest there is nothing to cancel.
+        let mut answer = BytesMut::new();
+        if self.client.from.cleared == 0 && E::cancel_held(&mut self.client.from.bytes, &mut answer) {
+            self.tell(&answer).await;
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Getting a backend, giving it up, and the time in between.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::AsyncReadExt;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::{End, Session};
+use crate::engine::{DialogueError, Engine, Farewell, LostTransaction, Rest, Tracker};
+use crate::router::backend::{Backend, BackendError};
+use crate::router::fleet::Order;
+use crate::router::gate::{Phase, Signal};
+use crate::router::nonce;
+
+/// How long a session waits for a place on a server that is full, or is starting.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two tries.
+const RETRY: Duration = Duration::from_millis(20);
+/// A client without a backend may send this much ahead.
+const MAX_HELD: usize = 128 * 1024;
+
+/// What ends a wait for a client that has no backend.
+enum Idle {
+    Bytes,
+    ClientGone,
+    Gate,
+    Order(Order),
+}
+
+impl<E: Engine> Session<E> {
+    /// The database that this session's backend belongs to goes, or is gone.
+    pub(super) async fn let_go(&mut self, signal: &Signal) -> Result<(), End> {
+        let carried = self.rest.is_parked(signal.round) && self.rest.standing().is_none();
+        if !carried {
+            return self.backend_lost().await;
+        }
+        if let Some(backend) = self.backend.take() {
+            backend.close();
+        }
+        self.cleared = 0;
+        self.tracker.reattached();
+        if self.lost.is_none() {
+            self.membership.fared(|tally| tally.carried += 1);
+        }
+        self.membership.detach(E::is_visible(&self.state));
+        Ok(())
+    }
+
+    /// One stretch without a backend.
+    pub(super) async fn detached(&mut self, signal: &Signal) -> Result<(), End> {
+        if signal.phase == Phase::Closing {
+            return Err(End::Told(Farewell::ShuttingDown));
+        }
+        let wanted = self.wants_backend().await?;
+        let may = match signal.phase {
+            Phase::Open => wanted || E::is_visible(&self.state),
+            Phase::Reattach => E::is_visible(&self.state),
+            Phase::Down | Phase::Shut { .. } | Phase::LetGo | Phase::Closing => false,
+        };
+        if may
+            && let Some(socket) = signal.socket.clone()
+            && self.membership.attach()
+        {
+            return self.reattach(&socket, signal.era).await;
+        }
+        match self.idle(wanted).await {
+            Idle::Bytes | Idle::Gate => Ok(()),
+            Idle::ClientGone => Err(End::Client),
+            Idle::Order(Order::Cancel(_done)) => {
+                let mut answer = BytesMut::new();
+                if self.lost.is_none() && E::cancel_held(&mut self.client.from.bytes, &mut answer) {
+                    self.tell(&answer).await;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Looks at what the client has sent: answers for a lost transaction, finds out whether a request waits.
+    async fn wants_backend(&mut self) -> Result<bool, End> {
+        if let Some(lost) = &mut self.lost {
+            let mut answer = BytesMut::new();
+            let over = lost.receive(&mut self.client.from.bytes, &mut answer);
+            if !answer.is_empty() && !self.tell(&answer).await {
+                return Err(End::Client);
+            }
+            if over {
+                self.lost = None;
+                self.rest.seen(&self.membership, &self.tracker);
+            }
+        }
+        // The gate counts as shut, so nothing is let past; only the kind of the first message is learnt.
+        match self.tracker.client_bytes(&self.client.from.bytes, true).rest {
+            Rest::Goodbye => Err(End::Client),
+            Rest::Violation(text) if self.lost.is_none() => Err(End::Told(Farewell::Violation(text))),
+            Rest::Held => Ok(self.lost.is_none()),
+            Rest::Incomplete | Rest::Draining | Rest::Violation(_) => Ok(false),
+        }
+    }
+
+    async fn idle(&mut self, wanted: bool) -> Idle {
+        let room = self.client.from.bytes.len() < MAX_HELD;
+        tokio::select! {
+            biased;
+            _ = self.gate.changed() => Idle::Gate,
+            Some(order) = self.orders.recv() => Idle::Order(order),
+            read = self.client.stream.read_buf(&mut self.client.from.bytes), if room => match read {
+                Ok(1..) => Idle::Bytes,
+                _ => Idle::ClientGone,
+            },
+            // A place that was refused may be had at the next try.
+            () = sleep(RETRY), if wanted => Idle::Bytes,
+        }
+    }
+
+    /// Logs in and makes the backend the session that it was.
+    async fn reattach(&mut self, socket: &Arc<Path>, era: u64) -> Result<(), End> {
+        let started = Instant::now();
+        let deadline = started + PATIENCE;
+        let mut backend = loop {
+            match Backend::<E>::connect(socket, E::log_in(&self.startup)).await {
+                Ok(backend) => break backend,
+                Err(error) if is_passing(&error) && Instant::now() < deadline => {
+                    tracing::debug!(session = self.membership.key().id, %error, "waiting for a backend");
+                    sleep(RETRY).await;
+                    if self.gate.borrow().era != era {
+                        return self.not_attached();
+                    }
+                }
+                Err(BackendError::Dialogue(error @ DialogueError::Refused { .. })) => {
+                    self.membership.detach(false);
+                    return Err(End::Told(Farewell::StateLost(error.to_string())));
+                }
+                // The database is gone again: what is to be done then, the gate will say.
+                Err(_) => return self.not_attached(),
+            }
+        };
+        let restore = E::restore(&self.tracker, &self.state, nonce());
+        match backend.converse(restore).await {
+            Ok(restored) => {
+                let mut out = BytesMut::new();
+                E::reattach(&mut self.tracker, &backend.logged_in, restored, &mut out);
+                self.cluster.metrics.restore_seconds.observe(started.elapsed().as_secs_f64());
+                self.rest.era = era;
+                self.cleared = 0;
+                self.membership.attached_to(E::backend_id(&backend.logged_in));
+                self.backend = Some(backend);
+                if out.is_empty() || self.tell(&out).await { Ok(()) } else { Err(End::Client) }
+            }
+            Err(BackendError::Dialogue(DialogueError::Unfaithful(what))) => {
+                tracing::warn!(session = self.membership.key().id, %what, "a session cannot be restored");
+                self.membership.fared(|tally| tally.closed += 1);
+                Err(End::Told(Farewell::StateLost(what)))
+            }
+            Err(error) => {
+                tracing::debug!(session = self.membership.key().id, %error, "lost while restoring");
+                self.not_attached()
+            }
+        }
+    }
+
+    fn not_attached(&mut self) -> Result<(), End> {
+        self.membership.detach(E::is_visible(&self.state));
+        Ok(())
+    }
+}
+
+/// Errors that a later try may not have: the server is starting or stopping, or has no place just now.
+pub(in crate::router) fn is_passing(error: &BackendError) -> bool {
+    match error {
+        BackendError::Dialogue(DialogueError::Refused { code, .. }) => code == "57P03" || code == "53300",
+        _ => false,
+    }
+}
+
+/// A first backend for a client that has just been let in; waits for a database, `deadline` at most.
+pub(in crate::router) async fn first_backend<E: Engine>(
+    cluster: &super::Cluster<E>, membership: &crate::router::fleet::Membership, startup: &E::Startup,
+    deadline: Duration,
+) -> Result<(Backend<E>, u64), Option<BackendError>> {
+    let mut gate = membership.gate();
+    let connect = async {
+        loop {
+            let signal = gate.borrow_and_update().clone();
+            if let (Some(socket), true) = (&signal.socket, membership.attach()) {
+                match Backend::<E>::connect(socket, E::log_in(startup)).await {
+                    Ok(backend) => return Ok((backend, signal.era)),
+                    Err(error @ BackendError::Dialogue(DialogueError::Refused { .. })) if !is_starting(&error) => {
+                        return Err(Some(error));
+                    }
+                    Err(error) => {
+                        tracing::debug!(cluster = cluster.name, %error, "waiting for a backend");
+                        membership.detach(false);
+                        sleep(RETRY).await;
+                    }
+                }
+            } else if gate.changed().await.is_err() {
+                return Err(None);
+            }
+        }
+    };
+    timeout(deadline, connect).await.unwrap_or(Err(None))
+}
+
+/// A new client is told at once when the server is full, as it would be by the server itself; only a server that is
+/// starting is waited for.
+fn is_starting(error: &BackendError) -> bool {
+    matches!(error, BackendError::Dialogue(DialogueError::Refused { code, .. }) if code == "57P03")
+}

@@ -1,0 +1,96 @@
+//! The backend is gone without having been let go: what the client can still be told truthfully.
+//!
+//! | what was under way | the client gets |
+//! |---|---|
+//! | nothing, and the session is known as it was | nothing; its session is restored |
+//! | a transaction that certainly did not commit | 40001 for its next request (or the running one), then its session |
+//! | a COMMIT, or a statement outside a transaction | "outcome unknown", and the connection closes |
+//! | state that died with the server | the reason, and the connection closes |
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::{End, Session};
+use crate::engine::{DialogueError, Drift, Engine, Farewell, Fate, Loss, Tracker};
+use crate::router::backend::{Backend, BackendError};
+
+/// How long it may take to find out whether the server is gone.
+const DOUBT: Duration = Duration::from_secs(5);
+
+impl<E: Engine> Session<E> {
+    pub(super) async fn backend_lost(&mut self) -> Result<(), End> {
+        let Some(mut backend) = self.backend.take() else { return Ok(()) };
+        let words = backend.input.split_off(self.cleared.min(backend.input.len()));
+        let answered = std::mem::take(&mut self.cleared);
+        if answered > 0 && !self.tell(&backend.input).await {
+            return Err(End::Client);
+        }
+        let server = match E::loss(&words) {
+            Loss::Session => false,
+            Loss::Server => true,
+            Loss::Unclear => self.server_is_gone().await,
+        };
+        if !server {
+            self.tell(&words).await;
+            return Err(End::Database);
+        }
+        drop(backend);
+        let told = self.truth();
+        // What was cleared for the old backend was perhaps sent and perhaps not; it counts as sent.
+        let cleared = std::mem::take(&mut self.client.from.cleared);
+        bytes::Buf::advance(&mut self.client.from.bytes, cleared);
+        if let Some(why) = told {
+            self.membership.fared(|tally| tally.closed += 1);
+            return Err(End::Told(why));
+        }
+        if matches!(self.tracker.fate(), Fate::TransactionAborted | Fate::StatementAborted) {
+            self.lost = Some(E::lost_transaction(&self.tracker));
+            self.membership.fared(|tally| tally.aborted += 1);
+        } else {
+            self.membership.fared(|tally| tally.carried += 1);
+        }
+        self.tracker.reattached();
+        self.rest.seen(&self.membership, &self.tracker);
+        self.membership.detach(E::is_visible(&self.state));
+        Ok(())
+    }
+
+    /// Why the session must be closed, if it must.
+    fn truth(&self) -> Option<Farewell> {
+        match self.tracker.fate() {
+            Fate::CommitUnknown => return Some(Farewell::CommitUnknown),
+            Fate::StatementUnknown => return Some(Farewell::StatementUnknown),
+            Fate::Carried | Fate::TransactionAborted | Fate::StatementAborted => {}
+        }
+        if let Some(obstacle) = self.rest.standing() {
+            return Some(Farewell::StateLost(obstacle.to_string()));
+        }
+        if self.tracker.drift() == Drift::Possible {
+            return Some(Farewell::StateLost("it had changed since it was last looked at".into()));
+        }
+        None
+    }
+
+    /// "Terminated by an administrator" is said to one session, or to all when the server stops: another log in tells.
+    async fn server_is_gone(&self) -> bool {
+        let deadline = Instant::now() + DOUBT;
+        let mut gate = self.membership.gate();
+        loop {
+            let signal = gate.borrow_and_update().clone();
+            if signal.era != self.rest.era {
+                return true;
+            }
+            let Some(socket) = signal.socket else { return true };
+            match Backend::<E>::connect(&socket, E::log_in(&self.startup)).await {
+                Ok(backend) => {
+                    backend.close();
+                    return false;
+                }
+                Err(BackendError::Dialogue(DialogueError::Refused { code, .. })) if code != "57P03" => return false,
+                Err(_) if Instant::now() > deadline => return true,
+                Err(_) => sleep(Duration::from_millis(10)).await,
+            }
+        }
+    }
+}

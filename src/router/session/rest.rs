@@ -1,0 +1,182 @@
+//! When a session last looked at itself, when it should again, and whether it holds still for a change.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+
+use super::{End, Session};
+use crate::engine::{Drift, Engine, Obstacle, Tracker};
+use crate::router::backend::BackendError;
+use crate::router::fleet::Membership;
+use crate::router::gate::{Phase, Signal};
+use crate::router::nonce;
+
+/// A session looks at itself when it has been at rest this long after something that may have changed it …
+const SETTLED: Duration = Duration::from_millis(50);
+/// … not more often than this …
+const INTERVAL: Duration = Duration::from_secs(1);
+/// … and, if it is never at rest that long, at the next quiet moment after this.
+const OVERDUE: Duration = Duration::from_secs(5);
+/// A look that takes longer waits for a lock, or for a defunct setting of the session: it is cancelled and given up.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// See the module.
+pub struct Rest {
+    /// The database that the session's backend belongs to.
+    pub era: u64,
+    /// The last survey that was answered.
+    pub survey: u64,
+    parked: Option<u64>,
+    standing: Option<Obstacle>,
+    shown: Option<Obstacle>,
+    looked: Instant,
+    due: Option<Instant>,
+    cancelling: Option<JoinHandle<()>>,
+}
+
+impl Rest {
+    /// A session that has just got a backend of `era`.
+    pub fn new(era: u64) -> Rest {
+        Rest {
+            era,
+            survey: 0,
+            parked: None,
+            standing: None,
+            shown: None,
+            looked: Instant::now(),
+            due: None,
+            cancelling: None,
+        }
+    }
+
+    /// The session holds still for this round.
+    pub fn is_parked(&self, round: u64) -> bool {
+        self.parked == Some(round)
+    }
+
+    /// What was found in the session's state that keeps it where it is.
+    pub fn standing(&self) -> Option<Obstacle> {
+        self.standing
+    }
+
+    /// When the session should look at itself.
+    pub fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// It never came to rest for long enough.
+    pub fn is_overdue(&self) -> bool {
+        self.due.is_some_and(|due| due + OVERDUE < Instant::now())
+    }
+
+    /// Something may have changed the session.
+    pub fn drifted(&mut self) {
+        if self.due.is_none() {
+            self.due = Some((Instant::now() + SETTLED).max(self.looked + INTERVAL));
+        }
+    }
+
+    /// A cancel request is on its way to the backend.
+    pub fn cancelling(&mut self, task: JoinHandle<()>) {
+        self.cancelling = Some(task);
+    }
+
+    /// Tells operators when what keeps the session from being moved has changed.
+    pub fn seen<T: Tracker>(&mut self, membership: &Membership, tracker: &T) {
+        let obstacle = tracker.obstacle().or(self.standing);
+        if obstacle != self.shown {
+            self.shown = obstacle;
+            membership.doing(obstacle, tracker.shown());
+        }
+    }
+}
+
+impl<E: Engine> Session<E> {
+    /// The gate is shut and the session is at rest: it holds still from here on.
+    pub(super) async fn at_rest(&mut self, signal: &Signal) -> Result<(), End> {
+        if self.tracker.drift() > Drift::None {
+            self.look_at_itself().await?;
+        }
+        if signal.phase == Phase::Open {
+            return Ok(());
+        }
+        self.rest.parked = Some(signal.round);
+        self.membership.park(signal.round, self.rest.standing.is_some());
+        Ok(())
+    }
+
+    /// The timer says that the session should look at itself; it does if it is at rest.
+    pub(super) async fn due(&mut self) -> Result<(), End> {
+        let quiet = self.tracker.is_quiet() && self.cleared == 0;
+        if self.tracker.drift() == Drift::None {
+            self.rest.due = None;
+            return Ok(());
+        }
+        if quiet {
+            return self.look_at_itself().await;
+        }
+        // Overdue ones are reported at their next quiet moment; until then the timer need not ring.
+        self.rest.due = self.rest.due.map(|due| due.max(Instant::now() - OVERDUE) + SETTLED);
+        sleep(Duration::ZERO).await;
+        Ok(())
+    }
+
+    /// Captures. The session must be at rest.
+    pub(super) async fn look_at_itself(&mut self) -> Result<(), End> {
+        if let Some(cancelling) = self.rest.cancelling.take() {
+            // A late signal would hit our own question. It has a deadline of its own.
+            let _done = cancelling.await;
+        }
+        let started = Instant::now();
+        let (_, database) = E::describe(&self.startup);
+        let names = self.membership.share_setting_names(database, E::setting_names(&self.tracker));
+        let Some(backend) = &mut self.backend else { return Ok(()) };
+        let question =
+            E::capture(&self.startup, &backend.logged_in, &self.tracker, &self.state, &names, nonce());
+        let cancel = || backend.cancel();
+        let (late, asked) = (cancel(), ());
+        let captured = {
+            let look = backend.converse(question);
+            tokio::pin!(look);
+            tokio::select! {
+                captured = &mut look => captured,
+                () = async { sleep(LOOK).await; late.await; std::future::pending::<()>().await } => { let () = asked; unreachable!() }
+            }
+        };
+        self.rest.looked = Instant::now();
+        self.rest.due = None;
+        self.cluster.metrics.capture_seconds.observe(started.elapsed().as_secs_f64());
+        match captured {
+            Ok(mut captured) => {
+                E::captured(&mut self.tracker, &mut captured.state);
+                let libraries = backend.libraries();
+                self.rest.standing = E::state_obstacle(&captured.state).or_else(|| E::library_obstacle(&libraries));
+                self.state = captured.state;
+                self.pass_aside(captured.aside).await
+            }
+            Err(BackendError::Dialogue(error @ crate::engine::DialogueError::Refused { .. })) => {
+                tracing::warn!(session = self.membership.key().id, %error, "a session cannot be asked for its state");
+                self.rest.standing = Some(Obstacle::Unknown);
+                self.rest.seen(&self.membership, &self.tracker);
+                Ok(())
+            }
+            Err(error) => {
+                tracing::debug!(session = self.membership.key().id, %error, "lost while looking");
+                self.backend_lost().await
+            }
+        }
+    }
+
+    /// Messages that came in between our own are the client's.
+    async fn pass_aside(&mut self, mut aside: BytesMut) -> Result<(), End> {
+        self.rest.seen(&self.membership, &self.tracker);
+        if aside.is_empty() {
+            return Ok(());
+        }
+        let membership = &self.membership;
+        self.tracker.server_bytes(&mut aside, &|backend_id| membership.name_of(backend_id));
+        if self.tell(&aside).await { Ok(()) } else { Err(End::Client) }
+    }
+}
