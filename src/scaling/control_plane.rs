@@ -52,7 +52,7 @@ pub trait ControlPlane: Send + Sync {
     /// # Errors
     /// As [`ControlPlane::scale`].
     async fn pause(&self, name: &str) -> Result<ScaleReport, Refusal> {
-        Err(self.not_available(name, "pause"))
+        Err(not_available(self, name, "pause"))
     }
 
     /// Brings a paused cluster back to the capacity it had.
@@ -60,7 +60,7 @@ pub trait ControlPlane: Send + Sync {
     /// # Errors
     /// As [`ControlPlane::scale`].
     async fn resume(&self, name: &str) -> Result<ScaleReport, Refusal> {
-        Err(self.not_available(name, "resume"))
+        Err(not_available(self, name, "resume"))
     }
 
     /// The events so far, oldest first, and those to come; none is in both. `None` when there is no such cluster.
@@ -68,13 +68,13 @@ pub trait ControlPlane: Send + Sync {
 
     /// The metrics in the text format of OpenMetrics.
     fn metrics_text(&self) -> String;
+}
 
-    /// The refusal of what this control plane cannot do.
-    fn not_available(&self, name: &str, what: &'static str) -> Refusal {
-        match self.cluster(name) {
-            Some(_) => Refusal::NotAvailable { what },
-            None => Refusal::UnknownCluster { name: name.to_owned() },
-        }
+/// The refusal of what a control plane cannot do.
+fn not_available<C: ControlPlane + ?Sized>(control: &C, name: &str, what: &'static str) -> Refusal {
+    match control.cluster(name) {
+        Some(_) => Refusal::NotAvailable { what },
+        None => Refusal::UnknownCluster { name: name.to_owned() },
     }
 }
 
