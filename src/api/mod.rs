@@ -44,8 +44,6 @@ const LONGEST_BODY: usize = 16 * 1024;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// From the end of the headers until the end of the body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// What a change may take beyond the search for a scaling point: launch, hand over, and falling back.
-pub(crate) const CHANGE_MARGIN: Duration = Duration::from_secs(300);
 /// Silence after which an event stream sends an empty line.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 

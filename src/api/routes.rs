@@ -13,10 +13,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::answer::ApiError;
-use super::{Api, BODY_TIMEOUT, CHANGE_MARGIN, LONGEST_BODY, follow};
+use super::{Api, BODY_TIMEOUT, LONGEST_BODY, follow};
 use crate::config::TimeoutAction;
 use crate::scaling::control_plane::{
-    ControlPlane, LEAST_SECONDS_BEFORE_TIMEOUT, MOST_SECONDS_BEFORE_TIMEOUT, Refusal, ScaleRequest,
+    CHANGE_MARGIN, ControlPlane, LEAST_SECONDS_BEFORE_TIMEOUT, MOST_SECONDS_BEFORE_TIMEOUT, Refusal,
+    ScaleRequest,
 };
 use crate::scaling::report::{ClusterList, ClusterStatus, EventList, ScaleReport, SessionList};
 use crate::telemetry::ENCODING;

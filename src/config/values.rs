@@ -38,7 +38,7 @@ pub fn parse_size(text: &str) -> Option<u64> {
 
 /// The inverse of [`parse_size`] for people: the largest binary unit that divides it, else bytes.
 pub fn format_size(bytes: u64) -> String {
-    let unit = UNITS[..4].iter().find(|(_, scale)| bytes >= *scale && bytes % scale == 0);
+    let unit = UNITS[..4].iter().find(|(_, scale)| bytes >= *scale && bytes.is_multiple_of(*scale));
     match unit {
         Some((name, scale)) => format!("{}{name}", bytes / scale),
         None => format!("{bytes}B"),
