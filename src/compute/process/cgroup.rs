@@ -124,12 +124,14 @@ impl Cgroup {
         }
     }
 
-    /// Removes the folders if nothing runs in them.
-    pub fn remove(&self) {
-        for seat in &self.seats {
-            let _ = fs::remove_dir(&seat.folder);
-        }
+    /// Removes the folders if nothing runs in them; says whether they are gone. A process that has exited but was not
+    /// reaped yet (its new parent may be slow) still holds them.
+    pub fn remove(&self) -> bool {
         *self.wanted.lock().unwrap_or_else(PoisonError::into_inner) = Limits::default();
+        self.seats.iter().fold(true, |gone, seat| {
+            let removed = fs::remove_dir(&seat.folder);
+            gone && removed.map_or_else(|error| error.kind() == io::ErrorKind::NotFound, |()| true)
+        })
     }
 }
 
@@ -201,8 +203,9 @@ impl Place {
     }
 }
 
-/// Where to try, best first: below our own cgroup (whoever limits us limits the servers too), then at the top (in a
-/// container our own path may not be visible).
+/// Where to try, best first. v2: below our own cgroup, the only place that delegation gives us, then at the top (in a
+/// container our own path may not be visible). v1: at the top, because a folder below our own would keep whoever
+/// started us from removing that after a crash; then below our own, for those who may do no more.
 fn hierarchies(mounts: &str, own: &str, controller: Controller) -> Vec<Place> {
     let mut places = Vec::new();
     for mount in mounts.lines() {
@@ -217,7 +220,8 @@ fn hierarchies(mounts: &str, own: &str, controller: Controller) -> Vec<Place> {
             continue;
         }
         let ours = own.lines().find_map(|line| own_path(line, unified, controller));
-        for path in [ours.unwrap_or("/"), "/"] {
+        let below = ours.unwrap_or("/");
+        for path in if unified { [below, "/"] } else { ["/", below] } {
             places.push(Place {
                 controller,
                 unified,
@@ -261,8 +265,8 @@ mod tests {
         assert_eq!(
             parents,
             [
-                "/sys/fs/cgroup/cpu,cpuacct/service",
                 "/sys/fs/cgroup/cpu,cpuacct/",
+                "/sys/fs/cgroup/cpu,cpuacct/service",
                 "/sys/fs/cgroup/unified/slice/unit",
                 "/sys/fs/cgroup/unified/",
             ]

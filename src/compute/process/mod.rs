@@ -9,11 +9,11 @@
 //! ```
 //!
 //! The swap is a stop and a start, so both are as short as the server allows: a signal instead of a tool that polls,
-//! the exit seen through a pidfd, a plain exec, readiness told by the server, limits lifted meanwhile, and everything
-//! that needs no free volume done before the stop. A checkpoint just before `hand_over` (in SQL, so not from here)
+//! the exit seen through a pidfd, readiness told by the server, limits lifted meanwhile, and everything that needs no
+//! free volume done before the stop: the new process exists already, in its cgroup, and only waits to exec (`fork`). A checkpoint just before `hand_over` (in SQL, so not from here)
 //! halves the stop.
 //!
-//! The order in reading: `start` (one start) and `orphan` (every stop) rest on `spawn`, `pidfd` and `readiness`;
+//! The order in reading: `start` (one start) and `orphan` (every stop) rest on `fork`, `pidfd` and `readiness`;
 //! `flavour` is what differs between servers, `postgres` the first of them.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,19 +24,21 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
+use tokio::time::sleep;
 use zeroize::Zeroizing;
 
 use self::cgroup::{Cgroup, Limits};
 use self::flavour::{Flavour, Site};
+use self::fork::Process;
 use self::os_user::OsUser;
 use self::postgres::Postgres;
-use self::spawn::Process;
 use self::start::Staged;
 use self::volume::Claim;
 use super::{ComputeError, ComputeProvider, HandOver, HandOverTimes, Instance, Resources};
 
 mod cgroup;
 mod flavour;
+mod fork;
 mod log_file;
 mod orphan;
 mod os_user;
@@ -55,6 +57,10 @@ mod tests;
 pub const START_DEADLINE: Duration = Duration::from_secs(60);
 /// The default for [`ProcessConfig::stop_deadline`].
 pub const STOP_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How often, and how long apart, the removal of a cgroup is tried.
+const CGROUP_REMOVALS: u32 = 20;
+const CGROUP_REMOVAL_PAUSE: Duration = Duration::from_millis(25);
 
 /// One cluster's database on this machine. No `Debug`: it carries a password.
 pub struct ProcessConfig {
@@ -187,8 +193,7 @@ impl ProcessProvider {
     /// Starts on a volume that is free.
     async fn start(&self, staged: Staged, resources: &Resources) -> Result<Instance, ComputeError> {
         let version = self.version().await?.to_owned();
-        let entrances = self.cgroup.entrances();
-        let started = staged.go(&self.site, self.flavour.as_ref(), entrances, self.start_deadline).await;
+        let started = staged.go(&self.site, self.flavour.as_ref(), self.start_deadline).await;
         let process = match started {
             Ok(process) => process,
             Err(error) => {
@@ -208,7 +213,7 @@ impl ProcessProvider {
     }
 
     fn stage(&self, resources: &Resources) -> Result<Staged, ComputeError> {
-        Staged::new(&self.site, self.flavour.as_ref(), resources)
+        Staged::new(&self.site, self.flavour.as_ref(), resources, self.cgroup.entrances())
     }
 
     /// Sets the limits of a capacity, in the background.
@@ -288,12 +293,15 @@ impl ComputeProvider for ProcessProvider {
     ) -> Result<(HandOver, HandOverTimes), ComputeError> {
         let _turn = self.take_turn()?;
         self.claim().await?;
+        self.cgroup.lift();
         let staged = match self.stage(to) {
             Ok(staged) => staged,
-            // Nothing has been touched yet.
-            Err(error) => return Ok((HandOver::Kept(old.clone(), error), HandOverTimes::default())),
+            Err(error) => {
+                // Nothing has been touched yet.
+                self.limit(&old.resources);
+                return Ok((HandOver::Kept(old.clone(), error), HandOverTimes::default()));
+            }
         };
-        self.cgroup.lift();
         let stopping = Instant::now();
         self.halt(self.stop_deadline).await?;
         let starting = Instant::now();
@@ -312,7 +320,12 @@ impl ComputeProvider for ProcessProvider {
         tracing::info!(pid = instance.pid, "stopping the database");
         // Whatever runs on the volume is stopped, also when it is not the instance that the caller knows.
         self.halt(grace).await?;
-        self.cgroup.remove();
+        for _ in 0..CGROUP_REMOVALS {
+            if self.cgroup.remove() {
+                break;
+            }
+            sleep(CGROUP_REMOVAL_PAUSE).await;
+        }
         Ok(())
     }
 

@@ -13,8 +13,8 @@ use tokio::net::UnixDatagram;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use super::fork::Process;
 use super::os_user::OsUser;
-use super::spawn::Process;
 
 /// How often a server's own files are looked at while it starts. A look is one small read from the page cache.
 const LOOK_EVERY: Duration = Duration::from_millis(1);

@@ -7,27 +7,35 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use tokio::sync::watch;
 
 use super::flavour::{Flavour, Site};
+use super::fork::{Process, Waiting};
 use super::log_file::ServerLog;
 use super::readiness::{NotifySocket, Readiness, await_ready};
-use super::spawn::{Process, Program};
+use super::spawn::Program;
 use crate::compute::{ComputeError, Resources};
 
 /// Names of notification sockets never repeat: the old server may still report while the next one's is made.
 static STARTS: AtomicU64 = AtomicU64::new(0);
 
-/// A start that only needs the volume to be free.
+/// A start that only needs the volume to be free: its process exists and waits. Dropped, it goes away.
 #[derive(Debug)]
 pub struct Staged {
-    program: Program,
+    waiting: Waiting,
     log: ServerLog,
-    notify: NotifySocket,
+    notified: watch::Receiver<bool>,
 }
 
 impl Staged {
-    /// Opens what the start needs. Nothing here is noticed by a running server.
-    pub fn new(site: &Site, flavour: &dyn Flavour, resources: &Resources) -> Result<Self, ComputeError> {
+    /// Prepares the start, down to the process. Nothing here is noticed by a running server. `entrances`: where the
+    /// process moves into its cgroups.
+    pub fn new(
+        site: &Site,
+        flavour: &dyn Flavour,
+        resources: &Resources,
+        entrances: Vec<File>,
+    ) -> Result<Self, ComputeError> {
         let failed = |what: &'static str| move |source| ComputeError::Io { what: what.to_owned(), source };
         let log_path = site.volume.parent().unwrap_or(Path::new("/")).join("log").join(flavour.log_name());
         let log = ServerLog::open(&log_path).map_err(failed("opening the server's log"))?;
@@ -36,8 +44,12 @@ impl Staged {
             .map_err(failed("making the notification socket"))?;
         let (file, arguments) = flavour.server(site, resources);
         let environment = vec![("NOTIFY_SOCKET".to_owned(), notify.path().as_os_str().to_owned())];
-        let (folder, user) = (site.volume.clone(), site.user.clone());
-        Ok(Self { program: Program { file, arguments, environment, folder, user }, log, notify })
+        let program =
+            Program { file, arguments, environment, folder: site.volume.clone(), user: site.user.clone() };
+        let waiting =
+            Waiting::fork(&program, &entrances, &log.file).map_err(failed("making the server's process"))?;
+        let notified = notify.listen(waiting.process());
+        Ok(Self { waiting, log, notified })
     }
 
     /// Starts the server and waits until it is ready. On `Err` its main process is gone (children may still be
@@ -46,14 +58,11 @@ impl Staged {
         self,
         site: &Site,
         flavour: &dyn Flavour,
-        entrances: Vec<File>,
         deadline: Duration,
     ) -> Result<Process, ComputeError> {
-        let file = self.program.file.display().to_string();
-        let process = Process::start(self.program, entrances, &self.log.file)
-            .map_err(|source| ComputeError::Io { what: format!("starting {file}"), source })?;
+        let process = self.waiting.release();
+        let notified = self.notified;
         let mut unfinished = Unfinished(Some(process.clone()));
-        let notified = self.notify.listen(process.clone());
         let looks_ready = || flavour.looks_ready(site, process.pid);
         let how = match await_ready(&process, notified, looks_ready, deadline).await {
             Readiness::Ready => {

@@ -130,7 +130,7 @@ async fn limits_hold_while_it_runs_and_the_cgroup_goes_with_it() {
     let instance = provider.launch(&quarter).await.unwrap();
     let own = fs::read_to_string(format!("/proc/{}/cgroup", instance.pid)).unwrap();
     let name = format!("scalepoint-{}", private_dir::fingerprint(&ground.folder.path().join("volume")));
-    assert!(own.lines().filter(|line| line.contains(&name)).count() >= 1, "{own}");
+    assert!(own.lines().any(|line| line.contains(&name)), "{own}");
     let client = connect(&instance).await;
     sleep(Duration::from_millis(300)).await;
     let began = Instant::now();
@@ -143,6 +143,8 @@ async fn limits_hold_while_it_runs_and_the_cgroup_goes_with_it() {
     };
     if let Some(quota) = find("cpu.cfs_quota_us") {
         assert_eq!(quota.trim(), "25000");
+        assert!(!find("cpu.stat").unwrap().contains("nr_throttled 0\n"));
+        assert_eq!(own.lines().filter(|line| line.contains(&name)).count(), 2, "{own}");
         assert_eq!(find("memory.limit_in_bytes").unwrap().trim(), (512 * MIB).to_string());
     }
     provider.stop(&instance, Duration::from_secs(10)).await.unwrap();
