@@ -114,6 +114,8 @@ async fn a_cluster_is_made_moved_and_stopped() {
     println!("{:?}", provider.limitations());
     provider.stop(&last, Duration::from_secs(10)).await.unwrap();
     assert_eq!(ground.running(), 0);
+    // The task that reads the last notification socket sees the end a moment later.
+    sleep(Duration::from_millis(200)).await;
     assert_eq!(fs::read_dir(ground.folder.path().join("run")).unwrap().count(), 0);
 }
 
