@@ -1,1 +1,0 @@
-//! PostgreSQL (later MariaDB, MySQL) as a child process on one data directory.

@@ -1,0 +1,73 @@
+//! What differs between servers. Everything else in this folder knows no engine.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use nix::sys::signal::Signal;
+
+use super::os_user::OsUser;
+use crate::compute::{ComputeError, Resources};
+
+/// Where one cluster lives on this machine.
+#[derive(Debug, Clone)]
+pub struct Site {
+    /// The cluster's name, for logs and process titles.
+    pub cluster: String,
+    /// The data directory (absolute).
+    pub volume: PathBuf,
+    /// The folder of the private sockets.
+    pub run_dir: PathBuf,
+    /// Whom the server runs as; `None`: ourselves.
+    pub user: Option<OsUser>,
+}
+
+/// One kind of server.
+#[async_trait]
+pub trait Flavour: Send + Sync {
+    /// The server's version, as its program reports it.
+    async fn version(&self) -> Result<String, ComputeError>;
+
+    /// Fills the empty folder `fresh`, which belongs to the server's user already, with a new database, synced to
+    /// disk. `site.volume` is where it will be moved to.
+    async fn create_volume(&self, site: &Site, fresh: &Path, password: &str) -> Result<(), ComputeError>;
+
+    /// Whether a server's data are in that folder.
+    fn has_data(&self, volume: &Path) -> bool;
+
+    /// Refuses a volume that this version cannot serve, and puts right what the router depends on.
+    fn accept_volume(&self, site: &Site, version: &str) -> Result<(), ComputeError>;
+
+    /// The server's program and its arguments for these resources.
+    fn server(&self, site: &Site, resources: &Resources) -> (PathBuf, Vec<OsString>);
+
+    /// The name of the socket file in the run folder.
+    fn socket_name(&self) -> &'static str;
+
+    /// Files in the run folder that a killed server leaves.
+    fn run_files(&self) -> &'static [&'static str];
+
+    /// The name of the server's log.
+    fn log_name(&self) -> &'static str;
+
+    /// The file in the volume that says which process serves it.
+    fn lock_file(&self) -> &'static str;
+
+    /// The process that the lock file names.
+    fn main_pid(&self, volume: &Path) -> Option<u32>;
+
+    /// Whether the server says, in its own files, that process `pid` is ready for connections.
+    fn looks_ready(&self, site: &Site, pid: u32) -> bool;
+
+    /// Whether a program of this name is such a server.
+    fn is_server(&self, program: &str) -> bool;
+
+    /// The signal for a quick and clean stop, and the one for a stop without cleaning up.
+    fn stop_signals(&self) -> (Signal, Signal);
+
+    /// Whether a line of the log is the reason for a failed start.
+    fn is_grave(&self, line: &str) -> bool;
+
+    /// The size of the server's own cache, bytes; `None` when it cannot be told.
+    fn cache_bytes(&self, resources: &Resources) -> Option<u64>;
+}

@@ -1,0 +1,361 @@
+//! Databases as child processes on one data directory, swapped by a restart.
+//!
+//! ```text
+//!             recover                launch / hand_over
+//! [unknown] ──────────► [volume free] ───────────────► [one server] ──┐
+//!                          ▲   ▲                          │  ▲        │ hand_over: stop, start;
+//!                          │   └──── stop ────────────────┤  └────────┘ on failure the old again
+//!                          └──────── it died ─────────────┘
+//! ```
+//!
+//! The swap is a stop and a start, so both are as short as the server allows: a signal instead of a tool that polls,
+//! the exit seen through a pidfd, readiness told by the server, limits lifted meanwhile, and everything that needs no
+//! free volume done before the stop: the new process exists already, in its cgroup, and only waits to exec (`fork`). A checkpoint just before `hand_over` (in SQL, so not from here)
+//! halves the stop.
+//!
+//! The order in reading: `start` (one start) and `orphan` (every stop) rest on `fork`, `pidfd` and `readiness`;
+//! `flavour` is what differs between servers, `postgres` the first of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
+use tokio::time::sleep;
+use zeroize::Zeroizing;
+
+use self::cgroup::{Cgroup, Limits};
+use self::flavour::{Flavour, Site};
+use self::fork::Process;
+use self::os_user::OsUser;
+use self::postgres::Postgres;
+use self::start::Staged;
+use self::volume::Claim;
+use super::{ComputeError, ComputeProvider, HandOver, HandOverTimes, Instance, Resources};
+
+mod cgroup;
+mod flavour;
+mod fork;
+mod log_file;
+mod orphan;
+mod os_user;
+mod pidfd;
+pub mod postgres;
+mod private_dir;
+mod readiness;
+mod spawn;
+mod start;
+mod volume;
+
+#[cfg(test)]
+mod tests;
+
+/// The default for [`ProcessConfig::start_deadline`].
+pub const START_DEADLINE: Duration = Duration::from_secs(60);
+/// The default for [`ProcessConfig::stop_deadline`].
+pub const STOP_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How often, and how long apart, the removal of a cgroup is tried.
+const CGROUP_REMOVALS: u32 = 20;
+const CGROUP_REMOVAL_PAUSE: Duration = Duration::from_millis(25);
+
+/// One cluster's database on this machine. No `Debug`: it carries a password.
+pub struct ProcessConfig {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The data directory. Beside it: `<volume>.lock`, and `log/` for the server's log.
+    pub volume: PathBuf,
+    /// The folder for the private sockets; replaced by a short one when it is too deep for a socket's path.
+    pub run_dir: PathBuf,
+    /// The folder with the server's programs; `None`: the newest that the machine has.
+    pub server_programs: Option<PathBuf>,
+    /// The superuser made with the volume.
+    pub master_username: String,
+    /// Its password; needed only when the volume is made, erased after that.
+    pub master_password: String,
+    /// The database that is to exist. It is made in SQL, by whoever can speak it.
+    pub database_name: Option<String>,
+    /// The operator's own server parameters; they win over those that capacity governs.
+    pub parameters: BTreeMap<String, String>,
+    /// How long a start may take (see [`START_DEADLINE`]).
+    pub start_deadline: Duration,
+    /// How long a clean stop may take in a hand-over, before force (see [`STOP_DEADLINE`]).
+    pub stop_deadline: Duration,
+}
+
+/// Runs one cluster's database as a child process. Dropping it does *not* stop the database (`stop` does); a later
+/// provider on the same volume finds it.
+pub struct ProcessProvider {
+    site: Site,
+    flavour: Box<dyn Flavour>,
+    cgroup: Arc<Cgroup>,
+    version: OnceCell<String>,
+    password: Mutex<Option<Zeroizing<String>>>,
+    claim: OnceCell<Claim>,
+    running: Mutex<Option<Process>>,
+    /// One operation at a time: two starts at once would be two writers.
+    turn: Semaphore,
+    remarks: Mutex<BTreeSet<String>>,
+    start_deadline: Duration,
+    stop_deadline: Duration,
+}
+
+impl ProcessProvider {
+    /// A provider for PostgreSQL. Finds the programs and checks the settings; touches neither volume nor processes.
+    ///
+    /// # Errors
+    /// `MissingServer` (with the package to install), or `Configuration` for a setting that cannot work.
+    pub fn new(config: ProcessConfig) -> Result<Self, ComputeError> {
+        let password = Zeroizing::new(config.master_password);
+        let volume = usable_path("volume", &config.volume)?;
+        let run_dir = usable_path("run_dir", &config.run_dir)?;
+        if config.cluster.contains('\0') {
+            return Err(ComputeError::Configuration("the cluster's name contains a zero byte".to_owned()));
+        }
+        let parameters = postgres::parameters(config.parameters)?;
+        let major = postgres::programs::volume_major(&volume);
+        let programs = postgres::programs::find(config.server_programs.as_deref(), major)?;
+        let flavour = Postgres::new(programs, parameters, config.master_username)?;
+        let run_dir = private_dir::choose(&run_dir, flavour.socket_name(), &volume);
+        let user = OsUser::for_server(&postgres::OS_USERS)?;
+        let cgroup = Cgroup::create(&format!("scalepoint-{}", private_dir::fingerprint(&volume)));
+        Ok(Self {
+            site: Site { cluster: config.cluster, volume, run_dir, user },
+            flavour: Box::new(flavour),
+            cgroup: Arc::new(cgroup),
+            version: OnceCell::new(),
+            password: Mutex::new(Some(password)),
+            claim: OnceCell::new(),
+            running: Mutex::new(None),
+            turn: Semaphore::new(1),
+            remarks: Mutex::default(),
+            start_deadline: config.start_deadline,
+            stop_deadline: config.stop_deadline,
+        })
+    }
+
+    fn take_turn(&self) -> Result<SemaphorePermit<'_>, ComputeError> {
+        self.turn.try_acquire().map_err(|_| self.refused("another operation on it is under way"))
+    }
+
+    fn refused(&self, reason: &str) -> ComputeError {
+        ComputeError::Volume { path: self.site.volume.clone(), reason: reason.to_owned() }
+    }
+
+    async fn claim(&self) -> Result<(), ComputeError> {
+        self.claim.get_or_try_init(|| Claim::take(&self.site.volume)).await.map(|_| ())
+    }
+
+    async fn version(&self) -> Result<&str, ComputeError> {
+        self.version.get_or_try_init(|| self.flavour.version()).await.map(String::as_str)
+    }
+
+    fn running(&self) -> MutexGuard<'_, Option<Process>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn alive(&self) -> Option<Process> {
+        self.running().clone().filter(|process| process.ending().is_none())
+    }
+
+    /// Frees the volume of everything but what a clean exit leaves (nothing), and the run folder of dead sockets.
+    async fn clear(&self, grace: Duration) -> Result<(), ComputeError> {
+        orphan::clear(&self.site.volume, self.flavour.as_ref(), grace).await?;
+        for name in self.flavour.run_files() {
+            let _ = fs::remove_file(self.site.run_dir.join(name));
+        }
+        Ok(())
+    }
+
+    /// Stops whatever runs. After `Ok` nothing does.
+    async fn halt(&self, grace: Duration) -> Result<(), ComputeError> {
+        let process = self.running().clone();
+        let mut clean = false;
+        if let Some(process) = &process {
+            if process.ending().is_none() {
+                orphan::end(process.pid, &process.pidfd, self.flavour.as_ref(), grace).await?;
+                process.ended().await;
+            }
+            // A server that ends by itself has waited for its children and removed its lock. Trusting that saves the
+            // look at every process of the machine while clients wait.
+            clean = process.ended_cleanly() && !self.site.volume.join(self.flavour.lock_file()).exists();
+        }
+        if !clean {
+            self.clear(grace).await?;
+        }
+        *self.running() = None;
+        Ok(())
+    }
+
+    /// Starts on a volume that is free.
+    async fn start(&self, staged: Staged, resources: &Resources) -> Result<Instance, ComputeError> {
+        let version = self.version().await?.to_owned();
+        let started = staged.go(&self.site, self.flavour.as_ref(), self.start_deadline).await;
+        let process = match started {
+            Ok(process) => process,
+            Err(error) => {
+                self.clear(Duration::ZERO).await?;
+                return Err(error);
+            }
+        };
+        *self.running() = Some(process.clone());
+        self.limit(resources);
+        Ok(Instance {
+            socket: self.site.run_dir.join(self.flavour.socket_name()),
+            pid: process.pid,
+            version,
+            resources: resources.clone(),
+            exited: process.exited,
+        })
+    }
+
+    fn stage(&self, resources: &Resources) -> Result<Staged, ComputeError> {
+        Staged::new(&self.site, self.flavour.as_ref(), resources, self.cgroup.entrances())
+    }
+
+    /// Sets the limits of a capacity, in the background.
+    fn limit(&self, resources: &Resources) {
+        let memory_bytes = cgroup::memory_limit(resources.memory_bytes, self.flavour.cache_bytes(resources));
+        if memory_bytes.is_none() {
+            let remark = format!(
+                "the memory of capacity {} is not enforced: it is below 256 MiB, or the server's cache size is not clear",
+                resources.capacity
+            );
+            self.remarks.lock().unwrap_or_else(PoisonError::into_inner).insert(remark);
+        }
+        let limits = Limits { cpu_cores: Some(resources.cpu_cores), memory_bytes };
+        let cgroup = Arc::clone(&self.cgroup);
+        tokio::task::spawn_blocking(move || cgroup.set(limits));
+    }
+
+    /// The old capacity again, after `failure` of the new one.
+    async fn go_back(&self, old: &Instance, failure: ComputeError) -> Result<HandOver, ComputeError> {
+        tracing::warn!(error = %failure, capacity = old.resources.capacity, "going back to the old capacity");
+        let staged = self.stage(&old.resources)?;
+        let kept = self.start(staged, &old.resources).await?;
+        Ok(HandOver::Kept(kept, failure))
+    }
+}
+
+#[async_trait]
+impl ComputeProvider for ProcessProvider {
+    async fn recover(&self) -> Result<(), ComputeError> {
+        let _turn = self.take_turn()?;
+        let site = &self.site;
+        self.claim().await?;
+        let version = self.version().await?;
+        private_dir::ensure(&site.run_dir, site.user.as_ref())?;
+        volume::check_reach(site, &site.run_dir).await?;
+        self.halt(self.stop_deadline).await?;
+        for leftover in stale_notify_sockets(&site.run_dir) {
+            let _ = fs::remove_file(leftover);
+        }
+        let password = self.password.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let password = password.unwrap_or_default();
+        volume::create_if_absent(site, self.flavour.as_ref(), &password).await?;
+        volume::settle_owner(site)?;
+        volume::check_reach(site, &site.volume).await?;
+        self.flavour.accept_volume(site, version)?;
+        *self.password.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        Ok(())
+    }
+
+    async fn launch(&self, resources: &Resources) -> Result<Instance, ComputeError> {
+        let _turn = self.take_turn()?;
+        self.claim().await?;
+        if self.alive().is_some() {
+            return Err(self.refused("a database runs on it already"));
+        }
+        if !self.flavour.has_data(&self.site.volume) {
+            return Err(self.refused("there is no database in it yet"));
+        }
+        private_dir::ensure(&self.site.run_dir, self.site.user.as_ref())?;
+        self.halt(self.stop_deadline).await?;
+        self.cgroup.restore();
+        self.cgroup.lift();
+        let staged = self.stage(resources)?;
+        self.start(staged, resources).await
+    }
+
+    async fn prepare(&self, _to: &Resources) -> Result<(), ComputeError> {
+        // One cgroup serves all capacities, and the programs are in the page cache since the last start.
+        self.cgroup.restore();
+        self.version().await.map(|_| ())
+    }
+
+    async fn hand_over(
+        &self,
+        old: &Instance,
+        to: &Resources,
+    ) -> Result<(HandOver, HandOverTimes), ComputeError> {
+        let _turn = self.take_turn()?;
+        self.claim().await?;
+        self.cgroup.lift();
+        let staged = match self.stage(to) {
+            Ok(staged) => staged,
+            Err(error) => {
+                // Nothing has been touched yet.
+                self.limit(&old.resources);
+                return Ok((HandOver::Kept(old.clone(), error), HandOverTimes::default()));
+            }
+        };
+        let stopping = Instant::now();
+        self.halt(self.stop_deadline).await?;
+        let starting = Instant::now();
+        let outcome = match self.start(staged, to).await {
+            Ok(instance) => HandOver::Moved(instance),
+            Err(failure) => self.go_back(old, failure).await?,
+        };
+        let times = HandOverTimes { stop: starting - stopping, start: starting.elapsed() };
+        tracing::info!(stop = ?times.stop, start = ?times.start, capacity = to.capacity, "hand-over ended");
+        Ok((outcome, times))
+    }
+
+    async fn stop(&self, instance: &Instance, grace: Duration) -> Result<(), ComputeError> {
+        let _turn = self.take_turn()?;
+        self.cgroup.lift();
+        tracing::info!(pid = instance.pid, "stopping the database");
+        // Whatever runs on the volume is stopped, also when it is not the instance that the caller knows.
+        self.halt(grace).await?;
+        for _ in 0..CGROUP_REMOVALS {
+            if self.cgroup.remove() {
+                break;
+            }
+            sleep(CGROUP_REMOVAL_PAUSE).await;
+        }
+        Ok(())
+    }
+
+    fn limitations(&self) -> Vec<String> {
+        let remarks = self.remarks.lock().unwrap_or_else(PoisonError::into_inner);
+        self.cgroup.limitations().iter().chain(remarks.iter()).cloned().collect()
+    }
+}
+
+/// Lets the user that servers run as pass through a folder that only the router should see (0710, its group). Does
+/// nothing when the router is not root. For the folders above a volume.
+///
+/// # Errors
+/// `MissingServer` when there is no such user, `Io` when the system refuses.
+pub fn admit_server_user(folder: &Path) -> Result<(), ComputeError> {
+    os_user::admit_server_user(folder, &postgres::OS_USERS)
+}
+
+/// Server options and lock files carry paths as text.
+fn usable_path(what: &str, path: &Path) -> Result<PathBuf, ComputeError> {
+    let absolute = std::path::absolute(path)
+        .map_err(|source| ComputeError::Io { what: format!("{what} {}", path.display()), source })?;
+    match absolute.to_str() {
+        Some(text) if !text.contains(char::is_control) => Ok(absolute),
+        _ => Err(ComputeError::Configuration(format!("{what} {}: not plain text", path.display()))),
+    }
+}
+
+fn stale_notify_sockets(run_dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(run_dir).into_iter().flatten().flatten();
+    let ours = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("notify."));
+    ours.map(|entry| entry.path()).collect()
+}

@@ -1,0 +1,245 @@
+//! PostgreSQL 10 and later.
+//!
+//! The database believes whoever reaches its socket (`local all all trust`): the socket's folder is 0700 and belongs
+//! to the server's user, so that is this user and root. The router has checked the client's password before.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use nix::sys::signal::Signal;
+
+use super::flavour::{Flavour, Site};
+use super::os_user::OsUser;
+use super::spawn::{Printed, Program, run};
+use crate::compute::{ComputeError, Resources};
+use settings::Parameters;
+
+pub mod programs;
+mod settings;
+
+/// initdb syncs what it made, and disks differ.
+const INITDB_DEADLINE: Duration = Duration::from_secs(180);
+const VERSION_DEADLINE: Duration = Duration::from_secs(10);
+const LOCK_FILE: &str = "postmaster.pid";
+/// The line of `postmaster.pid` (from 0) with the server's state, since PostgreSQL 10 (miscadmin.h).
+const STATUS_LINE: usize = 7;
+const HBA: &str = "local all all trust\nlocal replication all reject\n";
+
+/// Whom PostgreSQL runs as when we are root.
+pub const OS_USERS: [&str; 2] = ["postgres", "nobody"];
+
+/// PostgreSQL as found on this machine, for one cluster.
+#[derive(Debug)]
+pub struct Postgres {
+    programs: PathBuf,
+    parameters: Parameters,
+    master_username: String,
+}
+
+impl Postgres {
+    /// `programs`: the folder with `postgres` and `initdb`.
+    pub fn new(
+        programs: PathBuf,
+        parameters: Parameters,
+        master_username: String,
+    ) -> Result<Self, ComputeError> {
+        if master_username.is_empty() || master_username.contains('\0') || master_username.starts_with("pg_")
+        {
+            return Err(ComputeError::Configuration(format!(
+                "master_username {master_username:?}: PostgreSQL takes no empty name and none that begins with pg_"
+            )));
+        }
+        Ok(Self { programs, parameters, master_username })
+    }
+
+    async fn initdb(
+        &self,
+        fresh: &Path,
+        secret: &Path,
+        user: Option<OsUser>,
+        locale: &str,
+    ) -> Result<Printed, ComputeError> {
+        let mut arguments: Vec<OsString> = [
+            "-E",
+            "UTF8",
+            "--auth-local=trust",
+            // Makes the first password a SCRAM one before PostgreSQL 14 too; pg_hba.conf is replaced anyway.
+            "--auth-host=scram-sha-256",
+        ]
+        .map(OsString::from)
+        .into();
+        arguments.push(format!("--locale={locale}").into());
+        for (option, value) in [
+            ("--username=", OsString::from(&self.master_username)),
+            ("--pwfile=", secret.into()),
+            ("--pgdata=", fresh.into()),
+        ] {
+            let mut argument = OsString::from(option);
+            argument.push(value);
+            arguments.push(argument);
+        }
+        run(Program::new(&self.programs.join("initdb"), arguments, user), INITDB_DEADLINE).await
+    }
+}
+
+#[async_trait]
+impl Flavour for Postgres {
+    async fn version(&self) -> Result<String, ComputeError> {
+        let program = self.programs.join("postgres");
+        let printed = run(Program::new(&program, vec!["--version".into()], None), VERSION_DEADLINE).await?;
+        programs::parse_version(&printed.stdout).ok_or_else(|| {
+            ComputeError::MissingServer(format!("{} is not a PostgreSQL server", program.display()))
+        })
+    }
+
+    async fn create_volume(&self, site: &Site, fresh: &Path, password: &str) -> Result<(), ComputeError> {
+        let failed = |source| ComputeError::Io { what: "writing the first password".to_owned(), source };
+        let secret = SecretFile::write(site.run_dir.join("initdb.pw"), password, site.user.as_ref())
+            .map_err(failed)?;
+        let mut printed = self.initdb(fresh, &secret.0, site.user.clone(), "C.UTF-8").await?;
+        if !printed.success && printed.stderr.contains("invalid locale name") {
+            printed = self.initdb(fresh, &secret.0, site.user.clone(), "C").await?;
+        }
+        if !printed.success {
+            let said: Vec<&str> =
+                printed.stderr.lines().filter(|line| line.starts_with("initdb: ")).collect();
+            let said = if said.is_empty() { printed.stderr.trim().to_owned() } else { said.join("; ") };
+            return Err(ComputeError::Volume {
+                path: site.volume.clone(),
+                reason: format!("initdb failed: {said}"),
+            });
+        }
+        write_hba(fresh, site.user.as_ref())
+    }
+
+    fn has_data(&self, volume: &Path) -> bool {
+        volume.join("PG_VERSION").exists()
+    }
+
+    fn accept_volume(&self, site: &Site, version: &str) -> Result<(), ComputeError> {
+        let (data, server) = (programs::volume_major(&site.volume), programs::major(version));
+        match data {
+            Some(data) if Some(data) != server => Err(ComputeError::Volume {
+                path: site.volume.clone(),
+                reason: format!(
+                    "it was made by PostgreSQL {data}, but the server here is {version}: install the Debian package \
+                     `postgresql-{data}`, or name the folder of its programs with `server`"
+                ),
+            }),
+            Some(_) => write_hba(&site.volume, site.user.as_ref()),
+            None => Err(ComputeError::Volume {
+                path: site.volume.clone(),
+                reason: "PG_VERSION in it cannot be read".to_owned(),
+            }),
+        }
+    }
+
+    fn server(&self, site: &Site, resources: &Resources) -> (PathBuf, Vec<OsString>) {
+        let mut arguments: Vec<OsString> = vec!["-D".into(), site.volume.clone().into()];
+        for setting in self.parameters.settings(site, resources) {
+            arguments.extend(["-c".into(), setting.into()]);
+        }
+        (self.programs.join("postgres"), arguments)
+    }
+
+    fn socket_name(&self) -> &'static str {
+        ".s.PGSQL.5432"
+    }
+
+    fn run_files(&self) -> &'static [&'static str] {
+        &[".s.PGSQL.5432", ".s.PGSQL.5432.lock"]
+    }
+
+    fn log_name(&self) -> &'static str {
+        "postgresql.log"
+    }
+
+    fn lock_file(&self) -> &'static str {
+        LOCK_FILE
+    }
+
+    fn main_pid(&self, volume: &Path) -> Option<u32> {
+        // Negative when a single-user server wrote it.
+        let lock = fs::read_to_string(volume.join(LOCK_FILE)).ok()?;
+        lock.lines().next()?.trim().parse::<i32>().ok().map(i32::unsigned_abs)
+    }
+
+    fn looks_ready(&self, site: &Site, pid: u32) -> bool {
+        let Ok(lock) = fs::read_to_string(site.volume.join(LOCK_FILE)) else { return false };
+        let mut lines = lock.lines();
+        let is_its = lines.next().is_some_and(|line| line.trim() == pid.to_string());
+        is_its && lines.nth(STATUS_LINE - 1).is_some_and(|line| line.trim() == "ready")
+    }
+
+    fn is_server(&self, program: &str) -> bool {
+        program == "postgres" || program == "postmaster"
+    }
+
+    fn stop_signals(&self) -> (Signal, Signal) {
+        (Signal::SIGINT, Signal::SIGQUIT)
+    }
+
+    fn is_grave(&self, line: &str) -> bool {
+        ["FATAL:", "PANIC:"].iter().any(|level| line.contains(level))
+    }
+
+    fn cache_bytes(&self, resources: &Resources) -> Option<u64> {
+        self.parameters.shared_buffers(resources)
+    }
+}
+
+/// Checks the operator's parameters; see [`Parameters::new`].
+pub fn parameters(own: std::collections::BTreeMap<String, String>) -> Result<Parameters, ComputeError> {
+    Parameters::new(own)
+}
+
+/// Puts our access rules in place, by renaming, and synced: a half-written file would lock everybody out.
+fn write_hba(volume: &Path, user: Option<&OsUser>) -> Result<(), ComputeError> {
+    let target = volume.join("pg_hba.conf");
+    if fs::read(&target).is_ok_and(|present| present == HBA.as_bytes()) {
+        return Ok(());
+    }
+    let fresh = volume.join("pg_hba.conf.new");
+    let write = || {
+        let mut file = create_private(&fresh)?;
+        file.write_all(HBA.as_bytes())?;
+        file.sync_all()?;
+        user.map_or(Ok(()), |user| user.own(&fresh))?;
+        fs::rename(&fresh, &target)?;
+        fs::File::open(volume)?.sync_all()
+    };
+    write().map_err(|source| ComputeError::Io { what: format!("writing {}", target.display()), source })
+}
+
+fn create_private(path: &Path) -> io::Result<fs::File> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// A password on disk for as long as one program needs it.
+struct SecretFile(PathBuf);
+
+impl SecretFile {
+    fn write(path: PathBuf, password: &str, user: Option<&OsUser>) -> io::Result<Self> {
+        let mut file = create_private(&path)?;
+        let secret = Self(path);
+        file.write_all(password.as_bytes())?;
+        file.write_all(b"\n")?;
+        user.map_or(Ok(()), |user| user.own(&secret.0))?;
+        Ok(secret)
+    }
+}
+
+impl Drop for SecretFile {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
