@@ -115,7 +115,11 @@ pub trait ComputeProvider: Send + Sync {
     /// Stops `old` and starts the database with the resources `to`. Called while no client can write.
     /// `Ok(Kept)`: the new capacity failed, the old one serves again. `Err`: no instance runs (and none can be started
     /// now); the volume is intact.
-    async fn hand_over(&self, old: &Instance, to: &Resources) -> Result<(HandOver, HandOverTimes), ComputeError>;
+    async fn hand_over(
+        &self,
+        old: &Instance,
+        to: &Resources,
+    ) -> Result<(HandOver, HandOverTimes), ComputeError>;
 
     /// Stops the instance cleanly (every process of it is gone after `Ok`), with force when `grace` has passed.
     async fn stop(&self, instance: &Instance, grace: Duration) -> Result<(), ComputeError>;
