@@ -26,8 +26,11 @@ pub trait Dialogue: Send {
     fn open(&mut self, out: &mut BytesMut);
 
     /// Takes whole messages from the front of `input`; may write more to send to `out`. `Ok(None)`: more bytes needed.
-    fn receive(&mut self, input: &mut BytesMut, out: &mut BytesMut)
-    -> Result<Option<Self::Output>, DialogueError>;
+    fn receive(
+        &mut self,
+        input: &mut BytesMut,
+        out: &mut BytesMut,
+    ) -> Result<Option<Self::Output>, DialogueError>;
 }
 
 /// Why a conversation with a backend failed.
@@ -292,15 +295,22 @@ pub trait Engine: Sized + Send + Sync + std::fmt::Debug + 'static {
     fn log_in_as_master(user: &str, database: &str) -> Self::LogIn;
     /// Starts watching a session that has just logged in; writes the client's welcome to `out`.
     fn welcome(
-        startup: &Self::Startup, logged_in: &Self::LoggedIn, key: CancelKey, out: &mut BytesMut,
+        startup: &Self::Startup,
+        logged_in: &Self::LoggedIn,
+        key: CancelKey,
+        out: &mut BytesMut,
     ) -> Self::Tracker;
     /// How many bytes of its cancel secret this client was given.
     fn secret_length(startup: &Self::Startup) -> usize;
     /// Captures a session at rest. `last`: what was captured before. `names`: setting names that other sessions of the
     /// database are known to use.
     fn capture(
-        startup: &Self::Startup, logged_in: &Self::LoggedIn, tracker: &Self::Tracker, last: &Self::State,
-        names: &[String], nonce: u64,
+        startup: &Self::Startup,
+        logged_in: &Self::LoggedIn,
+        tracker: &Self::Tracker,
+        last: &Self::State,
+        names: &[String],
+        nonce: u64,
     ) -> Self::Capture;
     /// A capture is done: adds what only the wire knows.
     fn captured(tracker: &mut Self::Tracker, state: &mut Self::State);
@@ -310,7 +320,10 @@ pub trait Engine: Sized + Send + Sync + std::fmt::Debug + 'static {
     fn restore(tracker: &Self::Tracker, state: &Self::State, nonce: u64) -> Self::Restore;
     /// The session goes on after a restore; writes what the client must be told first.
     fn reattach(
-        tracker: &mut Self::Tracker, logged_in: &Self::LoggedIn, restored: Self::Restored, out: &mut BytesMut,
+        tracker: &mut Self::Tracker,
+        logged_in: &Self::LoggedIn,
+        restored: Self::Restored,
+        out: &mut BytesMut,
     );
     /// What in the captured state keeps the session where it is.
     fn state_obstacle(state: &Self::State) -> Option<Obstacle>;

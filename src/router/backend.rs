@@ -91,7 +91,8 @@ impl<E: Engine> Backend<E> {
         use std::io::Read as _;
         let path = format!("/proc/{}/maps", E::backend_id(&self.logged_in));
         let mut text = String::new();
-        let read = std::fs::File::open(path).and_then(|file| file.take(MAX_MAPS as u64).read_to_string(&mut text));
+        let read =
+            std::fs::File::open(path).and_then(|file| file.take(MAX_MAPS as u64).read_to_string(&mut text));
         if read.is_err() {
             return Vec::new();
         }
@@ -106,7 +107,10 @@ impl<E: Engine> Backend<E> {
 /// Leads a dialogue over a stream: writes what it wants written while it reads, so that neither side can wait for the
 /// other with full buffers.
 async fn converse<D: Dialogue>(
-    stream: &mut UnixStream, input: &mut BytesMut, mut dialogue: D, deadline: Duration,
+    stream: &mut UnixStream,
+    input: &mut BytesMut,
+    mut dialogue: D,
+    deadline: Duration,
 ) -> Result<D::Output, BackendError> {
     let lead = async {
         let mut out = BytesMut::new();

@@ -77,8 +77,8 @@ pub struct Identity {
     pub database: String,
     /// The client's address.
     pub client: String,
-    /// Its bytes are encrypted.
-    pub tls: bool,
+    /// The TLS version, if its bytes are encrypted.
+    pub tls: Option<&'static str>,
 }
 
 /// A session as others see it.
@@ -305,7 +305,8 @@ impl Fleet {
     /// All sessions, oldest first.
     pub fn sessions(&self) -> Vec<SessionView> {
         let members = self.members();
-        let mut views: Vec<SessionView> = members.sessions.iter().map(|(id, member)| member.view(*id)).collect();
+        let mut views: Vec<SessionView> =
+            members.sessions.iter().map(|(id, member)| member.view(*id)).collect();
         views.sort_by_key(|view| view.id);
         views
     }
@@ -338,7 +339,10 @@ pub struct Full;
 impl Fleet {
     /// Takes a session in, detached. Returns its orders.
     pub fn join(
-        self: &Arc<Self>, identity: Identity, secret: [u8; 32], secret_length: usize,
+        self: &Arc<Self>,
+        identity: Identity,
+        secret: [u8; 32],
+        secret_length: usize,
     ) -> Result<(Membership, mpsc::Receiver<Order>), Full> {
         let (orders, received) = mpsc::channel(4);
         let doing = Arc::new(Mutex::new(Doing::nothing()));

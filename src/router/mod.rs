@@ -1,3 +1,54 @@
-//! The data plane: one task per client.
+//! The data plane: one task per client, from the first byte to the last.
+//!
+//! In reading order: [`listener`] accepts; [`handshake`] secures ([`tls`]) and authenticates; [`session`] lives the
+//! session, copying bytes by [`relay`] between a [`stream`] and a [`backend`]; the [`gate`] says when it must hold
+//! still; the [`fleet`] knows all sessions; [`admin`] asks the database in the router's own name.
 
+use std::sync::Arc;
+
+pub mod admin;
+pub mod backend;
+pub mod fleet;
+pub mod gate;
+pub mod handshake;
+pub mod listener;
+pub mod relay;
+pub mod session;
+pub mod stream;
 pub mod tls;
+
+pub use crate::config::ForcedChange;
+
+use crate::engine::Engine;
+use crate::telemetry::ClusterMetrics;
+
+/// What the sessions of one cluster share.
+pub struct Cluster<E: Engine> {
+    /// Its name, also the first label of its host name.
+    pub name: String,
+    /// Its sessions and their gate.
+    pub fleet: Arc<fleet::Fleet>,
+    /// Its accounts.
+    pub admin: admin::Admin<E>,
+    /// What a forced change does to a session in a transaction.
+    pub forced_change: ForcedChange,
+    /// Its metrics.
+    pub metrics: ClusterMetrics,
+    /// Makes the stand-ins for unknown accounts; outlives restarts.
+    pub secret: [u8; 32],
+}
+
+/// A random number for names that clients must not guess.
+pub(crate) fn nonce() -> u64 {
+    u64::from_ne_bytes(random())
+}
+
+/// Random bytes. The system's source does not fail once it is up; if it should, zeros are no worse than a panic in
+/// every session, and authentication refuses to work with them.
+pub(crate) fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    if let Err(error) = getrandom::fill(&mut bytes) {
+        tracing::error!(%error, "no randomness");
+    }
+    bytes
+}

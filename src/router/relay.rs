@@ -265,7 +265,9 @@ fn consume(bytes: &mut BytesMut, count: usize) {
 
 /// One read into the buffer's spare room.
 fn poll_fill(
-    cx: &mut Context<'_>, stream: &mut (impl AsyncReadExt + Unpin), bytes: &mut BytesMut,
+    cx: &mut Context<'_>,
+    stream: &mut (impl AsyncReadExt + Unpin),
+    bytes: &mut BytesMut,
 ) -> Poll<io::Result<usize>> {
     bytes.reserve(READ);
     let read = ready!(pin!(stream.read_buf(bytes)).poll(cx));

@@ -25,10 +25,10 @@ use super::gate::{Gate, Phase, Signal};
 use super::relay::{self, ClientEnd, Event, Manner, Pump, Report};
 use crate::engine::{Drift, Engine, Farewell, Tracker};
 
-mod attach;
+pub(super) mod attach;
 mod forced;
 mod loss;
-mod rest;
+pub(super) mod rest;
 
 /// How long a client may take to read its last message.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -110,7 +110,9 @@ impl<E: Engine> Session<E> {
             return self.let_go(signal).await;
         }
         match signal.phase {
-            Phase::Shut { forced: true } if !self.rest.is_parked(signal.round) || self.rest.standing().is_some() => {
+            Phase::Shut { forced: true }
+                if !self.rest.is_parked(signal.round) || self.rest.standing().is_some() =>
+            {
                 return self.bring_to_rest(signal).await;
             }
             Phase::Closing if self.tracker.is_quiet() && self.cleared == 0 => {
@@ -124,7 +126,7 @@ impl<E: Engine> Session<E> {
         }
         match self.wait(signal).await {
             Woken::Gate => Ok(()),
-            Woken::Due => self.due().await,
+            Woken::Due => self.ring().await,
             Woken::Order(Order::Cancel(done)) => {
                 self.cancel(done).await;
                 Ok(())

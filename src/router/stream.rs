@@ -19,9 +19,19 @@ pub enum ClientStream {
 }
 
 impl ClientStream {
-    /// For operators: whether the client's bytes are encrypted.
+    /// Whether the client's bytes are encrypted.
     pub fn is_encrypted(&self) -> bool {
         matches!(self, ClientStream::Tls(_))
+    }
+
+    /// For operators: the TLS version.
+    pub fn tls_version(&self) -> Option<&'static str> {
+        let ClientStream::Tls(stream) = self else { return None };
+        match stream.get_ref().1.protocol_version() {
+            Some(rustls::ProtocolVersion::TLSv1_3) => Some("TLSv1.3"),
+            Some(rustls::ProtocolVersion::TLSv1_2) => Some("TLSv1.2"),
+            _ => Some("TLS"),
+        }
     }
 }
 

@@ -38,14 +38,30 @@ use super::{ComputeError, ComputeProvider, HandOver, HandOverTimes, Instance, Re
 
 mod cgroup;
 mod flavour;
+#[expect(
+    unsafe_code,
+    reason = "system calls around fork and exec have no safe wrapper; each block says why it is sound"
+)]
 mod fork;
 mod log_file;
 mod orphan;
+#[expect(
+    unsafe_code,
+    reason = "system calls around fork and exec have no safe wrapper; each block says why it is sound"
+)]
 mod os_user;
+#[expect(
+    unsafe_code,
+    reason = "system calls around fork and exec have no safe wrapper; each block says why it is sound"
+)]
 mod pidfd;
 pub mod postgres;
 mod private_dir;
 mod readiness;
+#[expect(
+    unsafe_code,
+    reason = "system calls around fork and exec have no safe wrapper; each block says why it is sound"
+)]
 mod spawn;
 mod start;
 mod volume;

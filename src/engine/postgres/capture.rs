@@ -192,7 +192,9 @@ impl Capture {
     }
 
     fn give_up(&mut self) -> DialogueError {
-        self.error.take().unwrap_or_else(|| DialogueError::Protocol("the session does not come to rest".into()))
+        self.error
+            .take()
+            .unwrap_or_else(|| DialogueError::Protocol("the session does not come to rest".into()))
     }
 
     /// Back at rest: ask again if the question failed, else go on to the descriptions.
@@ -256,7 +258,9 @@ impl Capture {
             b'E' if step == Some(Step::Probing) => {}
             b'E' => self.error = self.error.take().or_else(|| Some(refused(message))),
             b'N' => self.info(&message.body),
-            b'A' | b'S' => message::put(&mut self.aside, message.kind, |out| out.extend_from_slice(&message.body)),
+            b'A' | b'S' => {
+                message::put(&mut self.aside, message.kind, |out| out.extend_from_slice(&message.body))
+            }
             b't' | b'T' | b'n' if matches!(step, Some(Step::Describing(_))) => {
                 message::put(&mut self.description, message.kind, |out| out.extend_from_slice(&message.body));
             }
@@ -281,8 +285,14 @@ impl Dialogue for Capture {
         self.ask(out);
     }
 
-    fn receive(&mut self, input: &mut BytesMut, out: &mut BytesMut) -> Result<Option<Captured<State>>, DialogueError> {
-        while let Some(message) = message::take(input, MAX_ROW).map_err(|e| DialogueError::Protocol(e.into()))? {
+    fn receive(
+        &mut self,
+        input: &mut BytesMut,
+        out: &mut BytesMut,
+    ) -> Result<Option<Captured<State>>, DialogueError> {
+        while let Some(message) =
+            message::take(input, MAX_ROW).map_err(|e| DialogueError::Protocol(e.into()))?
+        {
             if self.take(&message, out)? {
                 let (state, aside) = (std::mem::take(&mut self.state), std::mem::take(&mut self.aside));
                 return Ok(Some(Captured { state, aside }));

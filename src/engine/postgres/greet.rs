@@ -48,7 +48,10 @@ pub struct Startup {
 
 impl std::fmt::Debug for Startup {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Startup").field("user", &self.user).field("database", &self.database).finish_non_exhaustive()
+        f.debug_struct("Startup")
+            .field("user", &self.user)
+            .field("database", &self.database)
+            .finish_non_exhaustive()
     }
 }
 
@@ -92,9 +95,11 @@ impl Startup {
 
     /// Custom settings that came with the log in, as parameters or in `options`.
     pub fn setting_names(&self) -> Vec<String> {
-        let mut names: Vec<String> = self.parameters.iter().filter_map(|(name, _)| sql::dotted_name(name)).collect();
+        let mut names: Vec<String> =
+            self.parameters.iter().filter_map(|(name, _)| sql::dotted_name(name)).collect();
         let options = self.parameters.iter().find(|(name, _)| name.as_ref() == b"options");
-        let options = options.map(|(_, value)| String::from_utf8_lossy(value).into_owned()).unwrap_or_default();
+        let options =
+            options.map(|(_, value)| String::from_utf8_lossy(value).into_owned()).unwrap_or_default();
         for word in options.split_whitespace() {
             let word = word.trim_start_matches("-c").trim_start_matches("--");
             names.extend(word.split('=').next().and_then(|name| sql::dotted_name(name.as_bytes())));
@@ -171,8 +176,9 @@ impl Greeting {
     fn startup(&mut self, version: u32, packet: &Bytes, out: &mut BytesMut) -> Greet<Postgres> {
         let (major, minor) = (version >> 16, version & 0xffff);
         if major != 3 {
-            let text =
-                format!("unsupported frontend protocol {major}.{minor}: server supports 3.0 to 3.{NEWEST_MINOR}");
+            let text = format!(
+                "unsupported frontend protocol {major}.{minor}: server supports 3.0 to 3.{NEWEST_MINOR}"
+            );
             return refuse(out, Refusal::Unsupported, "0A000", &text);
         }
         let (startup, unknown) = match read_parameters(packet, minor.min(NEWEST_MINOR)) {
@@ -205,7 +211,9 @@ impl Greeting {
             Phase::Sasl(startup, AwaitFirst::Mechanism(server)) => {
                 self.mechanism(startup, server, &message.body, out)
             }
-            Phase::Sasl(startup, AwaitFirst::Message(first)) => self.client_first(startup, first, &message.body, out),
+            Phase::Sasl(startup, AwaitFirst::Message(first)) => {
+                self.client_first(startup, first, &message.body, out)
+            }
             Phase::SaslFinal(startup, last) => match last.client_final(&message.body) {
                 Ok(AuthOutcome::Granted { server_final, .. }) => {
                     put_authentication(out, 12, server_final.as_bytes());
@@ -223,7 +231,11 @@ impl Greeting {
     }
 
     fn mechanism(
-        &mut self, startup: Startup, server: ScramServer, body: &[u8], out: &mut BytesMut,
+        &mut self,
+        startup: Startup,
+        server: ScramServer,
+        body: &[u8],
+        out: &mut BytesMut,
     ) -> Greet<Postgres> {
         let mut rest = body;
         let name = message::take_text(&mut rest).unwrap_or_default();
@@ -244,7 +256,11 @@ impl Greeting {
     }
 
     fn client_first(
-        &mut self, startup: Startup, first: AwaitClientFirst, body: &[u8], out: &mut BytesMut,
+        &mut self,
+        startup: Startup,
+        first: AwaitClientFirst,
+        body: &[u8],
+        out: &mut BytesMut,
     ) -> Greet<Postgres> {
         match first.client_first(body) {
             Ok(last) => {
@@ -279,7 +295,9 @@ impl crate::engine::Greeting<Postgres> for Greeting {
     }
 
     fn account(&mut self, account: Option<Account>, random: [u8; 24], out: &mut BytesMut) -> Greet<Postgres> {
-        let Phase::LookingUp(startup) = std::mem::replace(&mut self.phase, Phase::Done) else { return Greet::More };
+        let Phase::LookingUp(startup) = std::mem::replace(&mut self.phase, Phase::Done) else {
+            return Greet::More;
+        };
         let verifier = account.map_or(Verifier::None, |account| account.verifier);
         match verifier.or_decoy(&startup.user, &self.secret) {
             Verifier::Md5(verifier) => {

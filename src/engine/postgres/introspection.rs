@@ -46,7 +46,9 @@ pub fn query(major: u32) -> String {
     // Privileges on single parameters came with 15.
     let locked = match major {
         15.. => "pg_catalog.has_parameter_privilege(SESSION_USER, g.name, 'SET')",
-        _ => "(SELECT r.rolsuper FROM pg_catalog.pg_roles AS r WHERE r.rolname OPERATOR(pg_catalog.=) SESSION_USER)",
+        _ => {
+            "(SELECT r.rolsuper FROM pg_catalog.pg_roles AS r WHERE r.rolname OPERATOR(pg_catalog.=) SESSION_USER)"
+        }
     };
     let query = QUERY.replace("{locked}", locked);
     match major {
@@ -179,7 +181,10 @@ mod tests {
     #[test]
     fn a_prepare_is_cut_from_its_neighbours() {
         let cut = |name: &str, text: &'static str| cut_prepare(name.as_bytes(), text.as_bytes(), true);
-        assert_eq!(cut("x", "INSERT INTO t VALUES (';'); PREPARE x AS SELECT 1"), Some(&b" PREPARE x AS SELECT 1"[..]));
+        assert_eq!(
+            cut("x", "INSERT INTO t VALUES (';'); PREPARE x AS SELECT 1"),
+            Some(&b" PREPARE x AS SELECT 1"[..])
+        );
         assert_eq!(cut("X", "PREPARE \"X\" AS SELECT 1;"), Some(&b"PREPARE \"X\" AS SELECT 1"[..]));
         assert_eq!(cut("x", "PREPARE x AS SELECT 1; DEALLOCATE x; PREPARE x AS SELECT 2"), None);
         assert_eq!(cut("x", "DO $$ begin execute 'prepare x as select 1'; end $$"), None);
@@ -188,7 +193,13 @@ mod tests {
     #[test]
     fn advisory_keys_keep_their_sign() {
         let row = |class: &'static str, id: &'static str, sub: &'static str| {
-            [Some(&b"lock"[..]), Some(b"ExclusiveLock"), Some(class.as_bytes()), Some(id.as_bytes()), Some(sub.as_bytes())]
+            [
+                Some(&b"lock"[..]),
+                Some(b"ExclusiveLock"),
+                Some(class.as_bytes()),
+                Some(id.as_bytes()),
+                Some(sub.as_bytes()),
+            ]
         };
         assert_eq!(read_lock(&row("2147483648", "0", "1")).unwrap().key, LockKey::One(i64::MIN));
         assert_eq!(read_lock(&row("0", "4294967295", "1")).unwrap().key, LockKey::One(4_294_967_295));

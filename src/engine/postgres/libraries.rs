@@ -5,8 +5,18 @@ use crate::engine::Obstacle;
 /// Libraries that hold state of the session: procedural languages with per-session globals, named remote connections,
 /// session variables.
 const STATEFUL: [&str; 12] = [
-    "plperl", "plpython2", "plpython3", "pltcl", "plv8", "dblink", "orafce", "pg_variables", "set_user", "sepgsql",
-    "age", "plr",
+    "plperl",
+    "plpython2",
+    "plpython3",
+    "pltcl",
+    "plv8",
+    "dblink",
+    "orafce",
+    "pg_variables",
+    "set_user",
+    "sepgsql",
+    "age",
+    "plr",
 ];
 
 /// Judges by the file names of the libraries that a backend has loaded.

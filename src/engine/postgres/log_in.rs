@@ -39,8 +39,12 @@ impl LoggedIn {
 
     /// Major version of the server: 15 for "15.20 (Debian …)" or "15beta1". 0 if it cannot be read.
     pub fn major_version(&self) -> u32 {
-        let digits: String = self.parameter("server_version").iter().map(|&b| char::from(b))
-            .take_while(char::is_ascii_digit).collect();
+        let digits: String = self
+            .parameter("server_version")
+            .iter()
+            .map(|&b| char::from(b))
+            .take_while(char::is_ascii_digit)
+            .collect();
         digits.parse().unwrap_or(0)
     }
 }
@@ -63,7 +67,9 @@ impl LogIn {
             b'R' => return Err(DialogueError::Protocol("the server asked the router for a password".into())),
             b'S' => {
                 let mut rest: &[u8] = &message.body;
-                let (Some(name), Some(value)) = (message::take_text(&mut rest), message::take_text(&mut rest)) else {
+                let (Some(name), Some(value)) =
+                    (message::take_text(&mut rest), message::take_text(&mut rest))
+                else {
                     return Err(DialogueError::Protocol("malformed ParameterStatus".into()));
                 };
                 let name = String::from_utf8_lossy(name).into_owned();
@@ -112,8 +118,14 @@ impl Dialogue for LogIn {
         out.extend_from_slice(&body);
     }
 
-    fn receive(&mut self, input: &mut BytesMut, _out: &mut BytesMut) -> Result<Option<LoggedIn>, DialogueError> {
-        while let Some(message) = message::take(input, MAX_ANSWER).map_err(|e| DialogueError::Protocol(e.into()))? {
+    fn receive(
+        &mut self,
+        input: &mut BytesMut,
+        _out: &mut BytesMut,
+    ) -> Result<Option<LoggedIn>, DialogueError> {
+        while let Some(message) =
+            message::take(input, MAX_ANSWER).map_err(|e| DialogueError::Protocol(e.into()))?
+        {
             if let Some(logged_in) = self.take(message)? {
                 return Ok(Some(logged_in));
             }

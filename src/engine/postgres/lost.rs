@@ -248,7 +248,14 @@ commands ignored until end of transaction block\0\0";
     #[test]
     fn the_end_of_a_lost_transaction() {
         check(&mut fresh(), &query("ROLLBACK"), &[ROLLBACK, ZI], true);
-        for sql in ["COMMIT", "end", "PREPARE TRANSACTION 'x'", "COMMIT AND CHAIN", "ROLLBACK AND CHAIN", "COMMIT; SELECT 1"] {
+        for sql in [
+            "COMMIT",
+            "end",
+            "PREPARE TRANSACTION 'x'",
+            "COMMIT AND CHAIN",
+            "ROLLBACK AND CHAIN",
+            "COMMIT; SELECT 1",
+        ] {
             check(&mut fresh(), &query(sql), &[E40001, ZI], true);
         }
     }

@@ -59,7 +59,10 @@ impl Engine for Postgres {
     }
 
     fn welcome(
-        startup: &greet::Startup, logged_in: &log_in::LoggedIn, key: CancelKey, out: &mut BytesMut,
+        startup: &greet::Startup,
+        logged_in: &log_in::LoggedIn,
+        key: CancelKey,
+        out: &mut BytesMut,
     ) -> tracker::Tracker {
         message::put(out, b'R', |out| out.extend_from_slice(&[0; 4]));
         out.extend_from_slice(&logged_in.notices);
@@ -79,8 +82,12 @@ impl Engine for Postgres {
     }
 
     fn capture(
-        startup: &greet::Startup, logged_in: &log_in::LoggedIn, tracker: &tracker::Tracker, last: &state::State,
-        names: &[String], nonce: u64,
+        startup: &greet::Startup,
+        logged_in: &log_in::LoggedIn,
+        tracker: &tracker::Tracker,
+        last: &state::State,
+        names: &[String],
+        nonce: u64,
     ) -> capture::Capture {
         let mut all = tracker.setting_names.clone();
         all.extend(names.iter().filter(|name| !tracker.setting_names.contains(name)).cloned());
@@ -111,7 +118,9 @@ impl Engine for Postgres {
     }
 
     fn reattach(
-        tracker: &mut tracker::Tracker, logged_in: &log_in::LoggedIn, restored: restore::Restored,
+        tracker: &mut tracker::Tracker,
+        logged_in: &log_in::LoggedIn,
+        restored: restore::Restored,
         out: &mut BytesMut,
     ) {
         tracker.reattached();
@@ -213,10 +222,15 @@ fn farewell_text(why: &Farewell) -> (&'static str, String) {
     let (code, text) = match why {
         Farewell::ForcedChange => ("57P01", "terminating connection due to serverless scale event timeout"),
         Farewell::StateLost(what) => {
-            return ("57P01", format!("terminating connection: session state was lost with the server: {what}"));
+            return (
+                "57P01",
+                format!("terminating connection: session state was lost with the server: {what}"),
+            );
         }
         Farewell::CommitUnknown => ("08007", "connection lost during COMMIT: transaction outcome unknown"),
-        Farewell::StatementUnknown => ("40003", "connection lost while statement was running: outcome unknown"),
+        Farewell::StatementUnknown => {
+            ("40003", "connection lost while statement was running: outcome unknown")
+        }
         Farewell::ShuttingDown => ("57P01", "terminating connection due to administrator command"),
         Farewell::NotAvailable => ("57P03", "the database system is not available at the moment"),
         Farewell::TooManySessions => ("53300", "sorry, too many clients already"),

@@ -47,7 +47,11 @@ impl Dialogue for AdminQuery {
         message::put_sync(out);
     }
 
-    fn receive(&mut self, input: &mut BytesMut, _out: &mut BytesMut) -> Result<Option<Vec<Row>>, DialogueError> {
+    fn receive(
+        &mut self,
+        input: &mut BytesMut,
+        _out: &mut BytesMut,
+    ) -> Result<Option<Vec<Row>>, DialogueError> {
         let protocol = |e: &str| DialogueError::Protocol(e.to_owned());
         while let Some(message) = message::take(input, MAX_ROW).map_err(protocol)? {
             match message.kind {
@@ -57,7 +61,9 @@ impl Dialogue for AdminQuery {
                     self.rows.push(row.into_iter().map(text).collect());
                 }
                 b'E' => self.error = Some(refused(&message)),
-                b'Z' => return self.error.take().map_or_else(|| Ok(Some(std::mem::take(&mut self.rows))), Err),
+                b'Z' => {
+                    return self.error.take().map_or_else(|| Ok(Some(std::mem::take(&mut self.rows))), Err);
+                }
                 b'1' | b'2' | b'3' | b'C' | b'D' | b'I' | b'N' | b'S' | b'T' | b'A' | b'n' | b's' => {}
                 kind => return Err(unexpected(kind)),
             }
@@ -92,7 +98,11 @@ impl Dialogue for AccountQuery {
         self.0.open(out);
     }
 
-    fn receive(&mut self, input: &mut BytesMut, out: &mut BytesMut) -> Result<Option<Option<Account>>, DialogueError> {
+    fn receive(
+        &mut self,
+        input: &mut BytesMut,
+        out: &mut BytesMut,
+    ) -> Result<Option<Option<Account>>, DialogueError> {
         let Some(rows) = self.0.receive(input, out)? else { return Ok(None) };
         let secret = rows.into_iter().next().map(|row| row.into_iter().next().flatten());
         Ok(Some(secret.map(|text| Account { verifier: Verifier::parse(text.as_deref()) })))

@@ -112,7 +112,8 @@ impl Restore {
             let columns: Vec<String> = (0..chunk.len())
                 .map(|i| format!("pg_catalog.set_config(${}, ${}, false)", 2 * i + 1, 2 * i + 2))
                 .collect();
-            let values: Vec<&[u8]> = chunk.iter().flat_map(|(name, value)| [name.as_ref(), value.as_ref()]).collect();
+            let values: Vec<&[u8]> =
+                chunk.iter().flat_map(|(name, value)| [name.as_ref(), value.as_ref()]).collect();
             self.run(out, format!("SELECT {}", columns.join(", ")).as_bytes(), &values);
             self.end(out, Step::Must(what));
         }
@@ -120,8 +121,13 @@ impl Restore {
 
     /// Values that came with the log in are set only where they differ (`ALTER ROLE … SET` since then).
     fn put_inherited(&mut self, out: &mut BytesMut) {
-        let inherited: Vec<(Bytes, Bytes)> =
-            self.state.settings.iter().filter(|s| !s.own).map(|s| (s.name.clone(), s.value.clone())).collect();
+        let inherited: Vec<(Bytes, Bytes)> = self
+            .state
+            .settings
+            .iter()
+            .filter(|s| !s.own)
+            .map(|s| (s.name.clone(), s.value.clone()))
+            .collect();
         for chunk in inherited.chunks(SETTINGS_AT_ONCE) {
             let column = |i: usize| {
                 let (name, value) = (2 * i + 1, 2 * i + 2);
@@ -131,7 +137,8 @@ impl Restore {
                 )
             };
             let columns: Vec<String> = (0..chunk.len()).map(column).collect();
-            let values: Vec<&[u8]> = chunk.iter().flat_map(|(name, value)| [name.as_ref(), value.as_ref()]).collect();
+            let values: Vec<&[u8]> =
+                chunk.iter().flat_map(|(name, value)| [name.as_ref(), value.as_ref()]).collect();
             self.run(out, format!("SELECT {}", columns.join(", ")).as_bytes(), &values);
             // What only a superuser may set came from a superuser's ALTER ROLE and is the new session's as well.
             self.end(out, Step::May);
@@ -155,7 +162,8 @@ impl Restore {
 
     /// Settings that hold to the end of this segment's implicit transaction only.
     fn put_context(&self, out: &mut BytesMut, context: &ParseContext) {
-        let differing: Vec<usize> = (0..PARSE_SETTINGS.len()).filter(|&i| context[i] != self.context[i]).collect();
+        let differing: Vec<usize> =
+            (0..PARSE_SETTINGS.len()).filter(|&i| context[i] != self.context[i]).collect();
         if differing.is_empty() {
             return;
         }
@@ -218,7 +226,8 @@ impl Restore {
                     format!("CAST('{a}' AS pg_catalog.int4), CAST('{b}' AS pg_catalog.int4)")
                 }
             };
-            let sql = format!("SELECT CAST(pg_catalog.pg_try_advisory_lock{form}({arguments}) AS pg_catalog.text)");
+            let sql =
+                format!("SELECT CAST(pg_catalog.pg_try_advisory_lock{form}({arguments}) AS pg_catalog.text)");
             self.run(out, sql.as_bytes(), &[]);
             self.end(out, Step::Lock);
         }
@@ -312,7 +321,9 @@ impl Restore {
             b'A' => message::put(&mut self.restored.aside, b'A', |out| out.extend_from_slice(&message.body)),
             b'S' => {
                 let mut rest: &[u8] = &message.body;
-                if let (Some(name), Some(value)) = (message::take_text(&mut rest), message::take_text(&mut rest)) {
+                if let (Some(name), Some(value)) =
+                    (message::take_text(&mut rest), message::take_text(&mut rest))
+                {
                     let name = String::from_utf8_lossy(name).into_owned();
                     self.restored.parameters.push((name, Bytes::copy_from_slice(value)));
                 }
@@ -350,8 +361,14 @@ impl Dialogue for Restore {
         self.end(out, Step::May);
     }
 
-    fn receive(&mut self, input: &mut BytesMut, out: &mut BytesMut) -> Result<Option<Restored>, DialogueError> {
-        while let Some(message) = message::take(input, MAX_ANSWER).map_err(|e| DialogueError::Protocol(e.into()))? {
+    fn receive(
+        &mut self,
+        input: &mut BytesMut,
+        out: &mut BytesMut,
+    ) -> Result<Option<Restored>, DialogueError> {
+        while let Some(message) =
+            message::take(input, MAX_ANSWER).map_err(|e| DialogueError::Protocol(e.into()))?
+        {
             if self.take(&message, out)? {
                 return Ok(Some(std::mem::take(&mut self.restored)));
             }

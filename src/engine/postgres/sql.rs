@@ -64,13 +64,35 @@ pub struct Hints {
 
 /// Settings that shape how a text is parsed and that the server does not report
 /// (`src/backend/parser`: `GUC_REPORT` is missing on these).
-const UNREPORTED_PARSE_SETTINGS: [&str; 4] = ["backslash_quote", "array_nulls", "transform_null_equals", "xmloption"];
+const UNREPORTED_PARSE_SETTINGS: [&str; 4] =
+    ["backslash_quote", "array_nulls", "transform_null_equals", "xmloption"];
 
 /// First words of statements that leave the session as it was.
 const BENIGN_VERBS: [&str; 24] = [
-    "select", "insert", "update", "delete", "merge", "with", "values", "table", "begin", "start", "commit", "end",
-    "rollback", "abort", "savepoint", "release", "show", "vacuum", "analyze", "truncate", "copy", "checkpoint",
-    "lock", "explain",
+    "select",
+    "insert",
+    "update",
+    "delete",
+    "merge",
+    "with",
+    "values",
+    "table",
+    "begin",
+    "start",
+    "commit",
+    "end",
+    "rollback",
+    "abort",
+    "savepoint",
+    "release",
+    "show",
+    "vacuum",
+    "analyze",
+    "truncate",
+    "copy",
+    "checkpoint",
+    "lock",
+    "explain",
 ];
 
 /// Words inside a statement that make it suspect whatever its verb is.
@@ -78,12 +100,68 @@ const SUSPECT_WORDS: [&str; 4] = ["into_temp", "nextval", "setval", "temp"];
 
 /// Words that may stand before a parenthesis without being a call, and calls that have no effect.
 const BENIGN_BEFORE_PARENTHESIS: [&str; 62] = [
-    "values", "in", "exists", "any", "all", "some", "and", "or", "not", "on", "using", "over", "filter", "as", "from",
-    "where", "when", "then", "else", "by", "union", "except", "intersect", "select", "set", "row", "array", "case",
-    "with", "lateral", "only", "conflict", "cast", "count", "sum", "min", "max", "avg", "coalesce", "nullif",
-    "greatest", "least", "now", "length", "lower", "upper", "abs", "round", "floor", "ceil", "random",
-    "generate_series", "extract", "substring", "to_char", "date_trunc", "row_number", "rank", "numeric", "varchar",
-    "char", "pg_sleep",
+    "values",
+    "in",
+    "exists",
+    "any",
+    "all",
+    "some",
+    "and",
+    "or",
+    "not",
+    "on",
+    "using",
+    "over",
+    "filter",
+    "as",
+    "from",
+    "where",
+    "when",
+    "then",
+    "else",
+    "by",
+    "union",
+    "except",
+    "intersect",
+    "select",
+    "set",
+    "row",
+    "array",
+    "case",
+    "with",
+    "lateral",
+    "only",
+    "conflict",
+    "cast",
+    "count",
+    "sum",
+    "min",
+    "max",
+    "avg",
+    "coalesce",
+    "nullif",
+    "greatest",
+    "least",
+    "now",
+    "length",
+    "lower",
+    "upper",
+    "abs",
+    "round",
+    "floor",
+    "ceil",
+    "random",
+    "generate_series",
+    "extract",
+    "substring",
+    "to_char",
+    "date_trunc",
+    "row_number",
+    "rank",
+    "numeric",
+    "varchar",
+    "char",
+    "pg_sleep",
 ];
 
 /// Reads a text. `standard_strings`: `standard_conforming_strings` of the session.
@@ -165,7 +243,8 @@ impl<'a> Statement<'a> {
         if self.position == 1 && self.verb_is("load") {
             hints.loads.push(literal.to_vec());
         }
-        hints.sets_parse_context |= UNREPORTED_PARSE_SETTINGS.iter().any(|n| literal.eq_ignore_ascii_case(n.as_bytes()));
+        hints.sets_parse_context |=
+            UNREPORTED_PARSE_SETTINGS.iter().any(|n| literal.eq_ignore_ascii_case(n.as_bytes()));
         hints.setting_names.extend(dotted_name(literal));
     }
 
@@ -182,7 +261,9 @@ impl<'a> Statement<'a> {
     /// `INTO t (`, `INTO s.t (`, `COPY t (`: a list of columns follows, not arguments.
     fn names_a_target(&self) -> bool {
         let introduces = |token: Option<Token<'_>>| {
-            token.is_some_and(|t| t.is("into") || t.is("copy") || t.is("table") || t.is("as") || t.is("analyze"))
+            token.is_some_and(|t| {
+                t.is("into") || t.is("copy") || t.is("table") || t.is("as") || t.is("analyze")
+            })
         };
         introduces(self.last[1]) || self.last[1] == Some(Token::Symbol(b'.')) && self.verb_is("insert")
     }
@@ -190,7 +271,9 @@ impl<'a> Statement<'a> {
     /// `SET [SESSION|LOCAL] a.b`: the name may be spelled in parts.
     fn setting_name(&mut self, token: Token<'a>, hints: &mut Hints) {
         let starts = self.position >= 1
-            && self.last[2].is_some_and(|t| t.is("set") || t.is("reset") || t.is("session") || t.is("local") || t.is("show"));
+            && self.last[2].is_some_and(|t| {
+                t.is("set") || t.is("reset") || t.is("session") || t.is("local") || t.is("show")
+            });
         match (token, self.name.as_mut()) {
             (Token::Word(_), None) if starts && (token.is("session") || token.is("local")) => {}
             (Token::Word(part) | Token::Quoted(part), None) if starts => {

@@ -9,7 +9,8 @@ use super::message;
 use super::sql::{self, Hints};
 
 /// Reported settings that shape how a text is parsed. A statement keeps what they were when it was parsed.
-pub const PARSE_SETTINGS: [&str; 4] = ["DateStyle", "IntervalStyle", "TimeZone", "standard_conforming_strings"];
+pub const PARSE_SETTINGS: [&str; 4] =
+    ["DateStyle", "IntervalStyle", "TimeZone", "standard_conforming_strings"];
 /// More statements than this in one session are not remembered one by one.
 const MAX_STATEMENTS: usize = 65_536;
 
@@ -66,7 +67,8 @@ pub struct Statements {
 impl Statements {
     /// No statements yet.
     pub fn new(view: &[(String, Bytes)]) -> Statements {
-        let value = |name: &str| view.iter().find(|(n, _)| n == name).map_or_else(Bytes::new, |(_, v)| v.clone());
+        let value =
+            |name: &str| view.iter().find(|(n, _)| n == name).map_or_else(Bytes::new, |(_, v)| v.clone());
         Statements {
             contexts: vec![PARSE_SETTINGS.map(value)],
             current: 0,
@@ -139,7 +141,10 @@ impl Statements {
             self.unsettled.push((name.into(), self.current));
         }
         let context = ContextOf::Known(self.current);
-        self.remember(name, Known { context, captured: false, suspect: true, commits: true, binds_setting_names: false });
+        self.remember(
+            name,
+            Known { context, captured: false, suspect: true, commits: true, binds_setting_names: false },
+        );
     }
 
     /// A `Query` drops the unnamed statement (`src/backend/tcop/postgres.c`, `exec_simple_query`).
@@ -166,7 +171,9 @@ impl Statements {
         message::take_text(&mut rest)?;
         let name = message::take_text(&mut rest)?;
         let known = if name.is_empty() { self.unnamed.as_ref() } else { self.named.get(name) };
-        let Some(known) = known else { return Some(Bound { suspect: true, commits: true, names: Vec::new() }) };
+        let Some(known) = known else {
+            return Some(Bound { suspect: true, commits: true, names: Vec::new() });
+        };
         let names = if known.binds_setting_names { bound_names(rest) } else { Vec::new() };
         Some(Bound { suspect: known.suspect, commits: known.commits, names })
     }

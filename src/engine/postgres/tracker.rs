@@ -174,7 +174,8 @@ impl Tracker {
     }
 
     fn end_segment(&mut self, extended: bool) {
-        let segment = Segment { extended, parses: self.statements.parses(), ..std::mem::take(&mut self.open) };
+        let segment =
+            Segment { extended, parses: self.statements.parses(), ..std::mem::take(&mut self.open) };
         self.drift = self.drift.max(if segment.suspect { Drift::Possible } else { Drift::Benign });
         self.waiting.push_back(segment);
         self.unsynced = false;
@@ -261,7 +262,9 @@ impl Tracker {
             b'1' => self.statements.parse_complete(),
             b'S' => {
                 let mut rest = body;
-                if let (Some(name), Some(value)) = (message::take_text(&mut rest), message::take_text(&mut rest)) {
+                if let (Some(name), Some(value)) =
+                    (message::take_text(&mut rest), message::take_text(&mut rest))
+                {
                     self.learn(&String::from_utf8_lossy(name), Bytes::copy_from_slice(value));
                 }
             }
@@ -301,7 +304,10 @@ impl crate::engine::Tracker for Tracker {
                 break Rest::Incomplete;
             }
             let Some(&kind) = bytes.get(at) else { break Rest::Incomplete };
-            if !matches!(kind, b'Q' | b'P' | b'B' | b'E' | b'D' | b'C' | b'S' | b'H' | b'F' | b'X' | b'd' | b'c' | b'f') {
+            if !matches!(
+                kind,
+                b'Q' | b'P' | b'B' | b'E' | b'D' | b'C' | b'S' | b'H' | b'F' | b'X' | b'd' | b'c' | b'f'
+            ) {
                 break Rest::Violation("invalid frontend message type");
             }
             let length = match message::frame_length(&bytes[at..]) {
@@ -411,7 +417,9 @@ impl crate::engine::Tracker for Tracker {
             () if self.at_rest() && in_transaction => Fate::TransactionAborted,
             () if self.at_rest() => Fate::Carried,
             // More than one answer is owed.
-            () if self.waiting.len() + usize::from(self.unsynced) > 1 && !may_commit => Fate::StatementUnknown,
+            () if self.waiting.len() + usize::from(self.unsynced) > 1 && !may_commit => {
+                Fate::StatementUnknown
+            }
             () if !in_transaction => Fate::StatementUnknown,
             // In a failed transaction nothing but its end can succeed, and that end is a rollback.
             () if may_commit && !(self.status == b'E' && self.waiting.len() <= 1) => Fate::CommitUnknown,

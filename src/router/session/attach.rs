@@ -178,7 +178,9 @@ pub(in crate::router) fn is_passing(error: &BackendError) -> bool {
 
 /// A first backend for a client that has just been let in; waits for a database, `deadline` at most.
 pub(in crate::router) async fn first_backend<E: Engine>(
-    cluster: &super::Cluster<E>, membership: &crate::router::fleet::Membership, startup: &E::Startup,
+    cluster: &super::Cluster<E>,
+    membership: &crate::router::fleet::Membership,
+    startup: &E::Startup,
     deadline: Duration,
 ) -> Result<(Backend<E>, u64), Option<BackendError>> {
     let mut gate = membership.gate();
@@ -188,7 +190,9 @@ pub(in crate::router) async fn first_backend<E: Engine>(
             if let (Some(socket), true) = (&signal.socket, membership.attach()) {
                 match Backend::<E>::connect(socket, E::log_in(startup)).await {
                     Ok(backend) => return Ok((backend, signal.era)),
-                    Err(error @ BackendError::Dialogue(DialogueError::Refused { .. })) if !is_starting(&error) => {
+                    Err(error @ BackendError::Dialogue(DialogueError::Refused { .. }))
+                        if !is_starting(&error) =>
+                    {
                         return Err(Some(error));
                     }
                     Err(error) => {

@@ -27,7 +27,9 @@ impl<E: Engine> Session<E> {
             Fate::Carried if self.tracker.is_quiet() && self.cleared == 0 => self.carried(signal).await,
             Fate::TransactionAborted if mild => self.abort_transaction(signal).await,
             Fate::CommitUnknown if mild => self.closed(Farewell::CommitUnknown),
-            Fate::StatementUnknown | Fate::StatementAborted if mild => self.closed(Farewell::StatementUnknown),
+            Fate::StatementUnknown | Fate::StatementAborted if mild => {
+                self.closed(Farewell::StatementUnknown)
+            }
             _ => self.closed(Farewell::ForcedChange),
         }
     }

@@ -73,7 +73,7 @@ impl<E: Engine> Session<E> {
     }
 
     /// "Terminated by an administrator" is said to one session, or to all when the server stops: another log in tells.
-    async fn server_is_gone(&self) -> bool {
+    async fn server_is_gone(&mut self) -> bool {
         let deadline = Instant::now() + DOUBT;
         let mut gate = self.membership.gate();
         loop {
@@ -87,7 +87,9 @@ impl<E: Engine> Session<E> {
                     backend.close();
                     return false;
                 }
-                Err(BackendError::Dialogue(DialogueError::Refused { code, .. })) if code != "57P03" => return false,
+                Err(BackendError::Dialogue(DialogueError::Refused { code, .. })) if code != "57P03" => {
+                    return false;
+                }
                 Err(_) if Instant::now() > deadline => return true,
                 Err(_) => sleep(Duration::from_millis(10)).await,
             }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, timeout};
 
 use super::{End, Session};
 use crate::engine::{Drift, Engine, Obstacle, Tracker};
@@ -93,6 +93,18 @@ impl Rest {
     }
 }
 
+/// Waits for a look; when it takes too long, has it cancelled and waits on for what then comes.
+async fn cancelled_when_late<T>(look: impl Future<Output = T>, cancel: impl Future<Output = ()>) -> T {
+    tokio::pin!(look);
+    match timeout(LOOK, &mut look).await {
+        Ok(looked) => looked,
+        Err(_) => {
+            cancel.await;
+            look.await
+        }
+    }
+}
+
 impl<E: Engine> Session<E> {
     /// The gate is shut and the session is at rest: it holds still from here on.
     pub(super) async fn at_rest(&mut self, signal: &Signal) -> Result<(), End> {
@@ -108,7 +120,7 @@ impl<E: Engine> Session<E> {
     }
 
     /// The timer says that the session should look at itself; it does if it is at rest.
-    pub(super) async fn due(&mut self) -> Result<(), End> {
+    pub(super) async fn ring(&mut self) -> Result<(), End> {
         let quiet = self.tracker.is_quiet() && self.cleared == 0;
         if self.tracker.drift() == Drift::None {
             self.rest.due = None;
@@ -119,7 +131,6 @@ impl<E: Engine> Session<E> {
         }
         // Overdue ones are reported at their next quiet moment; until then the timer need not ring.
         self.rest.due = self.rest.due.map(|due| due.max(Instant::now() - OVERDUE) + SETTLED);
-        sleep(Duration::ZERO).await;
         Ok(())
     }
 
@@ -135,16 +146,8 @@ impl<E: Engine> Session<E> {
         let Some(backend) = &mut self.backend else { return Ok(()) };
         let question =
             E::capture(&self.startup, &backend.logged_in, &self.tracker, &self.state, &names, nonce());
-        let cancel = || backend.cancel();
-        let (late, asked) = (cancel(), ());
-        let captured = {
-            let look = backend.converse(question);
-            tokio::pin!(look);
-            tokio::select! {
-                captured = &mut look => captured,
-                () = async { sleep(LOOK).await; late.await; std::future::pending::<()>().await } => { let () = asked; unreachable!() }
-            }
-        };
+        let cancel = backend.cancel();
+        let captured = cancelled_when_late(backend.converse(question), cancel).await;
         self.rest.looked = Instant::now();
         self.rest.due = None;
         self.cluster.metrics.capture_seconds.observe(started.elapsed().as_secs_f64());
@@ -152,7 +155,8 @@ impl<E: Engine> Session<E> {
             Ok(mut captured) => {
                 E::captured(&mut self.tracker, &mut captured.state);
                 let libraries = backend.libraries();
-                self.rest.standing = E::state_obstacle(&captured.state).or_else(|| E::library_obstacle(&libraries));
+                self.rest.standing =
+                    E::state_obstacle(&captured.state).or_else(|| E::library_obstacle(&libraries));
                 self.state = captured.state;
                 self.pass_aside(captured.aside).await
             }

@@ -1,0 +1,154 @@
+//! The router's own connection to the database: account look-ups and administrative statements.
+//!
+//! One task owns the connection. It works only while the gate is open and gives the connection up when the gate shuts,
+//! so that it never delays a hand-over; questions wait meanwhile.
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+use super::backend::{Backend, BackendError};
+use super::gate::{Gate, Phase};
+use crate::engine::{DialogueError, Engine};
+
+/// Questions that may wait; further ones are turned away.
+const MAX_WAITING: usize = 4096;
+/// How long a question may wait for a database, and for its answer.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Rows of text.
+pub type Rows = Vec<Vec<Option<String>>>;
+
+enum Ask<E: Engine> {
+    Account(String, oneshot::Sender<Option<E::Account>>),
+    Run(String, oneshot::Sender<Result<Rows, BackendError>>),
+}
+
+/// Asks the database in the router's name.
+pub struct Admin<E: Engine> {
+    asks: mpsc::Sender<Ask<E>>,
+}
+
+impl<E: Engine> Clone for Admin<E> {
+    fn clone(&self) -> Self {
+        Admin { asks: self.asks.clone() }
+    }
+}
+
+/// The database could not be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotAvailable;
+
+impl<E: Engine> Admin<E> {
+    /// Starts the task; it ends with the last handle.
+    pub fn start(gate: Gate, user: String, database: String) -> Admin<E> {
+        let (asks, received) = mpsc::channel(MAX_WAITING);
+        let task = Task { gate, user, database, connection: None };
+        tokio::spawn(task.run(received));
+        Admin { asks }
+    }
+
+    /// How an account proves itself; `Ok(None)`: there is no such account.
+    pub async fn account(&self, user: &str) -> Result<Option<E::Account>, NotAvailable> {
+        let (answer, answered) = oneshot::channel();
+        self.asks.try_send(Ask::Account(user.to_owned(), answer)).map_err(|_| NotAvailable)?;
+        timeout(PATIENCE, answered).await.map_err(|_| NotAvailable)?.map_err(|_| NotAvailable)
+    }
+
+    /// Runs one statement and returns its rows.
+    pub async fn run(&self, sql: &str) -> Result<Rows, BackendError> {
+        let (answer, answered) = oneshot::channel();
+        self.asks.try_send(Ask::Run(sql.to_owned(), answer)).map_err(|_| BackendError::TooSlow)?;
+        timeout(PATIENCE, answered)
+            .await
+            .map_err(|_| BackendError::TooSlow)?
+            .map_err(|_| BackendError::Closed)?
+    }
+}
+
+struct Task<E: Engine> {
+    gate: Gate,
+    user: String,
+    database: String,
+    connection: Option<(Backend<E>, u64)>,
+}
+
+impl<E: Engine> Task<E> {
+    async fn run(mut self, mut asks: mpsc::Receiver<Ask<E>>) {
+        loop {
+            let open = self.gate.borrow_and_update().phase == Phase::Open;
+            if !open && let Some((connection, _)) = self.connection.take() {
+                connection.close();
+            }
+            tokio::select! {
+                changed = self.gate.changed() => if changed.is_err() { return },
+                ask = asks.recv(), if open => match ask {
+                    Some(ask) => self.answer(ask).await,
+                    None => return,
+                },
+            }
+        }
+    }
+
+    async fn answer(&mut self, ask: Ask<E>) {
+        match ask {
+            Ask::Account(user, answer) => {
+                if answer.is_closed() {
+                    return;
+                }
+                match self.account(&user).await {
+                    // Who asked may have left meanwhile.
+                    Ok(account) => drop(answer.send(account)),
+                    Err(error) => tracing::warn!(%error, "an account cannot be looked up"),
+                }
+            }
+            Ask::Run(sql, answer) => {
+                let rows = match self.connection().await {
+                    Ok(backend) => backend.converse(E::admin_query(&sql, &[])).await,
+                    Err(error) => Err(error),
+                };
+                self.keep_if_sound(&rows);
+                drop(answer.send(rows));
+            }
+        }
+    }
+
+    /// A connection that died since the last question is found out by the question; then it is asked once more.
+    async fn account(&mut self, user: &str) -> Result<Option<E::Account>, BackendError> {
+        let fresh = self.connection.is_none();
+        let asked = match self.connection().await {
+            Ok(backend) => backend.converse(E::account_query(user)).await,
+            Err(error) => Err(error),
+        };
+        self.keep_if_sound(&asked);
+        match asked {
+            Err(BackendError::Io(_) | BackendError::Closed) if !fresh => {
+                let asked = self.connection().await?.converse(E::account_query(user)).await;
+                self.keep_if_sound(&asked);
+                asked
+            }
+            other => other,
+        }
+    }
+
+    fn keep_if_sound<T>(&mut self, asked: &Result<T, BackendError>) {
+        let sound = matches!(asked, Ok(_) | Err(BackendError::Dialogue(DialogueError::Refused { .. })));
+        if !sound {
+            self.connection = None;
+        }
+    }
+
+    async fn connection(&mut self) -> Result<&mut Backend<E>, BackendError> {
+        let signal = self.gate.borrow().clone();
+        if self.connection.as_ref().is_some_and(|(_, era)| *era != signal.era) {
+            self.connection = None;
+        }
+        if self.connection.is_none() {
+            let socket = signal.socket.ok_or(BackendError::Closed)?;
+            let backend = Backend::connect(&socket, E::log_in_as_master(&self.user, &self.database)).await?;
+            self.connection = Some((backend, signal.era));
+        }
+        self.connection.as_mut().map(|(backend, _)| backend).ok_or(BackendError::Closed)
+    }
+}

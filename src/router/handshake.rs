@@ -1,0 +1,319 @@
+//! From an accepted connection to a session: greeting, TLS, authentication, the first backend.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout, timeout_at};
+use tracing::Instrument;
+
+use super::backend::BackendError;
+use super::fleet::Identity;
+use super::listener::Door;
+use super::relay::ClientEnd;
+use super::session::{Session, attach, rest::Rest};
+use super::stream::ClientStream;
+use super::tls::agreed_on_postgresql;
+use super::{Cluster, random};
+use crate::engine::{CancelClaim, DialogueError, Engine, Farewell, Greet, Greeting, Refusal, Tracker};
+use crate::telemetry::RefusalReason;
+
+/// How long a new client waits for a database that is starting.
+const FIRST_BACKEND: Duration = Duration::from_secs(120);
+/// How long a client may take to read why it is refused, or a cancel request to be passed on.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+/// What an unauthenticated client may have sent and not been answered.
+const MAX_UNREAD: usize = 128 * 1024;
+/// First byte of a TLS handshake record.
+const TLS_RECORD: u8 = 0x16;
+
+/// A connection nobody knows yet.
+pub struct Visitor<E: Engine> {
+    /// Its socket.
+    pub stream: TcpStream,
+    /// Where it comes from.
+    pub address: SocketAddr,
+    /// Where it came in.
+    pub door: Arc<Door<E>>,
+}
+
+/// A client that was let in.
+struct Guest<E: Engine> {
+    stream: ClientStream,
+    input: BytesMut,
+    cluster: Arc<Cluster<E>>,
+    startup: E::Startup,
+    /// Answers of the greeting that were not sent yet.
+    out: BytesMut,
+}
+
+/// Why there is no session.
+enum Turned {
+    /// The client was told in full, or needs to be told nothing.
+    Away(Option<Refusal>),
+    /// It is to be told this.
+    With(Farewell, RefusalReason),
+}
+
+/// Serves one connection to its end.
+pub async fn serve<E: Engine>(visitor: Visitor<E>) {
+    let address = visitor.address;
+    let span = tracing::info_span!(
+        "session",
+        client = %address,
+        id = tracing::field::Empty,
+        cluster = tracing::field::Empty,
+        user = tracing::field::Empty
+    );
+    visit(visitor).instrument(span).await;
+}
+
+async fn visit<E: Engine>(visitor: Visitor<E>) {
+    let Visitor { stream, address, door } = visitor;
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "no TCP_NODELAY");
+    }
+    let metrics = door.clusters.first().map(|cluster| cluster.metrics.clone());
+    let mut porter = Porter {
+        stream: ClientStream::Plain(stream),
+        input: BytesMut::new(),
+        out: BytesMut::new(),
+        deadline: Instant::now() + door.handshake_timeout,
+        cluster: door.clusters.first().filter(|_| door.clusters.len() == 1).cloned(),
+        door: &door,
+    };
+    let turned = match porter.greet().await {
+        Ok(startup) => {
+            let Porter { stream, input, out, cluster, .. } = porter;
+            let Some(cluster) = cluster else { return };
+            return open(Guest { stream, input, cluster, startup, out }, address).await;
+        }
+        Err(turned) => turned,
+    };
+    let reason = match turned {
+        Turned::Away(None) => return,
+        Turned::Away(Some(Refusal::Authentication)) => {
+            tracing::info!("authentication failed");
+            if let Some(metrics) = porter.cluster.as_ref().map(|cluster| &cluster.metrics) {
+                metrics.authentication_failures.inc();
+            }
+            None
+        }
+        Turned::Away(Some(Refusal::Tls)) => Some(RefusalReason::Tls),
+        Turned::Away(Some(Refusal::Malformed | Refusal::Unsupported)) => Some(RefusalReason::Protocol),
+        Turned::With(why, reason) => {
+            porter.out.extend_from_slice(&E::farewell(&why));
+            Some(reason)
+        }
+    };
+    if let (Some(reason), Some(metrics)) = (reason, metrics) {
+        tracing::debug!(reason = reason.as_str(), "refused");
+        metrics.sessions_refused(reason).inc();
+    }
+    let _told = timeout(LAST_WORDS, porter.say_goodbye()).await;
+}
+
+/// Leads a client through the greeting.
+struct Porter<'a, E: Engine> {
+    stream: ClientStream,
+    input: BytesMut,
+    out: BytesMut,
+    deadline: Instant,
+    cluster: Option<Arc<Cluster<E>>>,
+    door: &'a Door<E>,
+}
+
+impl<E: Engine> Porter<'_, E> {
+    async fn greet(&mut self) -> Result<E::Startup, Turned> {
+        let secret = self.door.clusters.first().map_or([0; 32], |cluster| cluster.secret);
+        let mut greeting = E::greet(secret);
+        self.read().await?;
+        if self.input.first() == Some(&TLS_RECORD) {
+            self.secure(&mut greeting).await?;
+            let ClientStream::Tls(stream) = &self.stream else {
+                return Err(Turned::Away(Some(Refusal::Tls)));
+            };
+            // Without the name the bytes could have been meant for another protocol.
+            if !agreed_on_postgresql(stream.get_ref().1) {
+                return Err(Turned::Away(Some(Refusal::Tls)));
+            }
+        }
+        let mut next = greeting.receive(&mut self.input, &mut self.out);
+        loop {
+            next = match next {
+                Greet::More => {
+                    self.write().await?;
+                    self.read().await?;
+                    greeting.receive(&mut self.input, &mut self.out)
+                }
+                Greet::UpgradeTls => {
+                    self.write().await?;
+                    self.secure(&mut greeting).await?;
+                    greeting.receive(&mut self.input, &mut self.out)
+                }
+                Greet::LookUp { user } => {
+                    let account = self.look_up(&user).await?;
+                    greeting.account(account, random(), &mut self.out)
+                }
+                Greet::Cancel(claim) => {
+                    cancel(self.door, &claim).await;
+                    return Err(Turned::Away(None));
+                }
+                Greet::Welcome(startup) => return Ok(startup),
+                Greet::Refused(refusal) => return Err(Turned::Away(Some(refusal))),
+            };
+        }
+    }
+
+    async fn read(&mut self) -> Result<(), Turned> {
+        if self.input.len() > MAX_UNREAD {
+            return Err(Turned::With(Farewell::Violation("too much data"), RefusalReason::Protocol));
+        }
+        match timeout_at(self.deadline, self.stream.read_buf(&mut self.input)).await {
+            Ok(Ok(1..)) => Ok(()),
+            Ok(_) => Err(Turned::Away(None)),
+            Err(_) => Err(Turned::With(Farewell::TooSlow, RefusalReason::HandshakeTimeout)),
+        }
+    }
+
+    async fn write(&mut self) -> Result<(), Turned> {
+        let out = std::mem::take(&mut self.out);
+        let write = async {
+            self.stream.write_all(&out).await?;
+            self.stream.flush().await
+        };
+        match timeout_at(self.deadline, write).await {
+            Ok(Ok(())) => Ok(()),
+            _ => Err(Turned::Away(None)),
+        }
+    }
+
+    /// The TLS handshake; the name the client asked for may choose the cluster.
+    async fn secure(&mut self, greeting: &mut E::Greeting) -> Result<(), Turned> {
+        let offer = self.door.tls.offer();
+        let ClientStream::Plain(plain) = std::mem::replace(&mut self.stream, ClientStream::Gone) else {
+            return Err(Turned::Away(Some(Refusal::Tls)));
+        };
+        let read = self.input.split();
+        let stream = match timeout_at(self.deadline, offer.accept(plain, &read)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(refusal)) => {
+                tracing::debug!(%refusal, "no TLS");
+                return Err(Turned::Away(Some(Refusal::Tls)));
+            }
+            Err(_) => return Err(Turned::Away(Some(Refusal::Tls))),
+        };
+        let name = stream.get_ref().1.server_name().map(str::to_owned);
+        self.choose(name.as_deref());
+        self.stream = ClientStream::Tls(Box::new(stream));
+        greeting.secured(offer.end_point_hash);
+        Ok(())
+    }
+
+    /// `orders.cluster.localhost` is the cluster `orders`.
+    fn choose(&mut self, server_name: Option<&str>) {
+        if self.cluster.is_none()
+            && let Some(label) = server_name.and_then(|name| name.split('.').next())
+        {
+            self.cluster = self.door.clusters.iter().find(|cluster| cluster.name == label).cloned();
+        }
+    }
+
+    /// Waiting for the database does not count against the client.
+    async fn look_up(&mut self, user: &str) -> Result<Option<E::Account>, Turned> {
+        let Some(cluster) = &self.cluster else {
+            return Err(Turned::With(Farewell::UnknownCluster, RefusalReason::UnknownCluster));
+        };
+        let asked = Instant::now();
+        let account = cluster.admin.account(user).await;
+        self.deadline += asked.elapsed();
+        account.map_err(|_| Turned::With(Farewell::NotAvailable, RefusalReason::Unavailable))
+    }
+
+    async fn say_goodbye(&mut self) -> std::io::Result<()> {
+        self.stream.write_all(&self.out).await?;
+        self.stream.flush().await?;
+        self.stream.shutdown().await
+    }
+}
+
+/// Passes a cancel request on and waits until the server was asked, as a server would before it closes.
+async fn cancel<E: Engine>(door: &Door<E>, claim: &CancelClaim) {
+    for cluster in &door.clusters {
+        if let Some(asked) = cluster.fleet.cancel(claim) {
+            // Nothing to cancel is no error, and nobody is told.
+            let _asked = timeout(LAST_WORDS, asked).await;
+        }
+    }
+}
+
+/// Gives a guest its first backend and lives the session.
+async fn open<E: Engine>(guest: Guest<E>, address: SocketAddr) {
+    let Guest { mut stream, input, cluster, startup, mut out } = guest;
+    let (user, database) = E::describe(&startup);
+    let span = tracing::Span::current();
+    span.record("cluster", &cluster.name).record("user", user);
+    let identity = Identity {
+        user: user.to_owned(),
+        database: database.to_owned(),
+        client: address.to_string(),
+        tls: stream.tls_version(),
+    };
+    let refuse =
+        async |mut stream: ClientStream, mut out: BytesMut, message: &[u8], reason: RefusalReason| {
+            cluster.metrics.sessions_refused(reason).inc();
+            out.extend_from_slice(message);
+            let _told = timeout(LAST_WORDS, async {
+                stream.write_all(&out).await?;
+                stream.flush().await?;
+                stream.shutdown().await
+            })
+            .await;
+        };
+    let Ok((membership, orders)) = cluster.fleet.join(identity, random(), E::secret_length(&startup)) else {
+        let message = E::farewell(&Farewell::TooManySessions);
+        return refuse(stream, out, &message, RefusalReason::TooManySessions).await;
+    };
+    let key = membership.key();
+    span.record("id", key.id);
+    let (backend, era) = match attach::first_backend(&cluster, &membership, &startup, FIRST_BACKEND).await {
+        Ok(first) => first,
+        Err(Some(BackendError::Dialogue(DialogueError::Refused { message, .. }))) => {
+            return refuse(stream, out, &message, RefusalReason::Unavailable).await;
+        }
+        Err(_) => {
+            let message = E::farewell(&Farewell::NotAvailable);
+            return refuse(stream, out, &message, RefusalReason::Unavailable).await;
+        }
+    };
+    let tracker = E::welcome(&startup, &backend.logged_in, key, &mut out);
+    membership.attached_to(E::backend_id(&backend.logged_in));
+    let welcomed = timeout(LAST_WORDS, async {
+        stream.write_all(&out).await?;
+        stream.flush().await
+    });
+    if !matches!(welcomed.await, Ok(Ok(()))) {
+        return backend.close();
+    }
+    tracing::debug!("session begins");
+    let gate = membership.gate();
+    let session = Session {
+        cluster,
+        startup,
+        membership,
+        orders,
+        gate,
+        client: ClientEnd::new(stream, input),
+        backend: Some(backend),
+        cleared: 0,
+        tracker,
+        state: E::State::default(),
+        lost: None,
+        rest: Rest::new(era),
+    };
+    let end = Box::pin(session.run()).await;
+    tracing::debug!(?end, "session ended");
+}

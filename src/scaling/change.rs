@@ -1,0 +1,315 @@
+//! One capacity change, from the request to the report.
+//!
+//! ```text
+//! prepare → flush → survey → seek ──hold──► gather ──► let go │ hand over → resume
+//!                     ▲                        │              │
+//!                     └──── too slow ──────────┘      point of no return
+//! seek ── time is up ──► roll back, or force: gather with force ──► let go …
+//! ```
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+
+use super::board::{UnderWay, millis};
+use super::driver::Driver;
+use super::journal::Entry;
+use super::report::{ClusterState, ObstacleRow, Outcome, RdsEvent, ScaleReport, SessionCounts};
+use super::scaling_point::{Next, Search, View};
+use crate::compute::{HandOver, Instance, Resources};
+use crate::config::TimeoutAction;
+use crate::router::gate::{Hold, LetGo, NotGathered};
+use crate::telemetry::{CapacityOutcome, HoldOutcome};
+
+/// Dirty data is flushed again if a hold comes later than this.
+const FLUSHED: Duration = Duration::from_secs(5);
+/// How long a flush may take; then the stop takes over what is left.
+const FLUSH: Duration = Duration::from_secs(120);
+/// How long sessions may take to come to rest when they are forced.
+const FORCE: Duration = Duration::from_secs(10);
+/// How long sessions may take to give their backends up.
+const GONE: Duration = Duration::from_secs(1);
+/// How long sessions whose state others can see may take to be restored before the rest is let go.
+const VISIBLE: Duration = Duration::from_secs(20);
+/// What a survey is given before the first hold.
+const SURVEY: Duration = Duration::from_millis(30);
+
+/// A change as it was asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Change {
+    /// Capacity to have, ACUs.
+    pub to: u32,
+    /// How long a scaling point is sought.
+    pub seconds_before_timeout: u32,
+    /// What happens then.
+    pub action: TimeoutAction,
+}
+
+/// How a search ended.
+enum Found {
+    /// Everybody is parked; the gate was shut at this time.
+    Point(Hold, Instant),
+    /// The same, by force.
+    Forced(Hold, Instant),
+    /// The time ran out.
+    Nothing,
+    /// The database died meanwhile.
+    Died,
+}
+
+/// What is measured on the way.
+#[derive(Default)]
+struct Times {
+    waited: Duration,
+    hold: Duration,
+    hand_over: Duration,
+    stall: Duration,
+}
+
+impl Driver {
+    /// Carries a change out. Dropping it before its end leaves the cluster as its guards say: on the old capacity
+    /// before the point of no return, down after it.
+    pub(super) async fn change(&mut self, change: Change) -> ScaleReport {
+        let from = self.capacity;
+        let Change { to, seconds_before_timeout, .. } = change;
+        let started = Instant::now();
+        let deadline = started + Duration::from_secs(seconds_before_timeout.into());
+        self.board.show(|seen| {
+            seen.state = ClusterState::Seeking;
+            seen.change = Some(UnderWay { to, deadline });
+        });
+        self.board.tell_rds(&RdsEvent::Scaling { from, to, reason: RdsEvent::MANUAL.to_owned() });
+        let mut obstacles = Vec::new();
+        let mut times = Times::default();
+        let result = self.carry_out(change, started, &mut times, &mut obstacles).await;
+        let (outcome, error) = match result {
+            Ok(outcome) => (outcome, None),
+            Err(error) => (Outcome::Failed, Some(error)),
+        };
+        let swapped = matches!(outcome, Outcome::Scaled | Outcome::Forced);
+        let tally =
+            if times.stall.is_zero() { crate::router::fleet::Tally::default() } else { self.fleet.tally() };
+        let report = ScaleReport {
+            cluster: self.board.name.clone(),
+            from,
+            to,
+            outcome,
+            sessions: SessionCounts {
+                carried: tally.carried.into(),
+                aborted: tally.aborted.into(),
+                closed: tally.closed.into(),
+            },
+            hold_ms: millis(times.hold),
+            handover_ms: millis(times.hand_over),
+            stall_ms: millis(times.stall),
+            waited_ms: millis(times.waited),
+            obstacles: if swapped && outcome == Outcome::Scaled { Vec::new() } else { obstacles },
+            error,
+        };
+        self.conclude(&report);
+        report
+    }
+
+    /// Writes down how it ended: journal, board, events, metrics.
+    fn conclude(&mut self, report: &ScaleReport) {
+        self.write_journal(Entry { capacity: self.capacity, change_to: None });
+        let (from, to) = (report.from, report.to);
+        let reason = RdsEvent::NO_SCALING_POINT.to_owned();
+        let (event, outcome) = match report.outcome {
+            Outcome::Scaled | Outcome::Started => (RdsEvent::Scaled { from, to }, CapacityOutcome::Scaled),
+            Outcome::Forced => (RdsEvent::ScaledForced { from, to, reason }, CapacityOutcome::Forced),
+            Outcome::RolledBack => {
+                (RdsEvent::ScalingFailed { from, to, reason }, CapacityOutcome::RolledBack)
+            }
+            Outcome::Failed => {
+                let reason = report.error.clone().unwrap_or(reason);
+                (RdsEvent::ScalingFailed { from, to, reason }, CapacityOutcome::Failed)
+            }
+        };
+        self.board.metrics.capacity_changes(outcome).inc();
+        self.board.metrics.capacity.set(self.capacity.into());
+        let state = if self.instance.is_some() { ClusterState::Available } else { ClusterState::Failed };
+        let capacity = self.capacity;
+        self.board.show(|seen| {
+            seen.state = state;
+            seen.capacity = capacity;
+            seen.change = None;
+            seen.last_change = Some(report.clone());
+        });
+        self.board.tell_rds(&event);
+    }
+
+    async fn carry_out(
+        &mut self,
+        change: Change,
+        started: Instant,
+        times: &mut Times,
+        obstacles: &mut Vec<ObstacleRow>,
+    ) -> Result<Outcome, String> {
+        let Some(old) = self.instance.clone() else { return Err("no database runs".to_owned()) };
+        let resources = self.resources(change.to);
+        self.provider.prepare(&resources).await.map_err(|error| error.to_string())?;
+        self.write_journal(Entry { capacity: self.capacity, change_to: Some(change.to) });
+        let found = self.seek(change, &old, started, obstacles).await;
+        times.waited = started.elapsed();
+        let (hold, shut, outcome) = match found {
+            Found::Point(hold, shut) => (hold, shut, Outcome::Scaled),
+            Found::Forced(hold, shut) => (hold, shut, Outcome::Forced),
+            Found::Nothing => return Ok(Outcome::RolledBack),
+            Found::Died => return Err("the database ended before a scaling point was found".to_owned()),
+        };
+        times.hold = shut.elapsed();
+        self.board.metrics.hold_seconds.observe(times.hold.as_secs_f64());
+        self.board.metrics.holds(HoldOutcome::Quiet).inc();
+        let let_go = hold.let_go();
+        let_go.gone(GONE).await;
+        let handing = Instant::now();
+        let handed = self.hand_over(&old, &resources, let_go).await;
+        times.hand_over = handing.elapsed();
+        times.stall = shut.elapsed();
+        self.board.metrics.hand_over_seconds.observe(times.hand_over.as_secs_f64());
+        self.board.metrics.stall_seconds.observe(times.stall.as_secs_f64());
+        handed.map(|()| outcome)
+    }
+
+    /// Looks for a scaling point until the deadline.
+    async fn seek(
+        &self,
+        change: Change,
+        old: &Instance,
+        started: Instant,
+        obstacles: &mut Vec<ObstacleRow>,
+    ) -> Found {
+        let deadline = Duration::from_secs(change.seconds_before_timeout.into());
+        let mut search = Search::new(self.config.stall_budget, deadline);
+        let mut flushed: Option<Instant> = None;
+        loop {
+            if old.exited.borrow().is_some() {
+                return Found::Died;
+            }
+            let progress = self.fleet.progress();
+            match search.next(started.elapsed(), self.view()) {
+                Next::Hold => {
+                    if flushed.is_none_or(|at| at.elapsed() > FLUSHED) {
+                        let left = deadline.saturating_sub(started.elapsed());
+                        self.flush(left.min(FLUSH)).await;
+                        self.survey().await;
+                        flushed = Some(Instant::now());
+                        // Time has passed: is it still worth it?
+                        continue;
+                    }
+                    if let Some(found) = self.try_hold().await {
+                        return found;
+                    }
+                    search.failed(started.elapsed());
+                    *obstacles = self.board.obstacles();
+                }
+                Next::Wait(pause) => {
+                    self.board.enter(ClusterState::Seeking);
+                    // Sessions that were asked tell nobody; those that change do.
+                    let _changed = timeout(pause, progress).await;
+                    self.fleet.survey();
+                }
+                Next::TimedOut => {
+                    *obstacles = self.board.obstacles();
+                    return match change.action {
+                        TimeoutAction::RollbackCapacityChange => Found::Nothing,
+                        TimeoutAction::ForceApplyCapacityChange => self.force().await,
+                    };
+                }
+            }
+        }
+    }
+
+    fn view(&self) -> View {
+        let mut view = View::default();
+        for session in self.fleet.sessions() {
+            match session.doing.obstacle {
+                Some(obstacle) if obstacle.is_passing() => {
+                    view.oldest = view.oldest.max(session.doing.since.elapsed())
+                }
+                Some(_) => view.standing += 1,
+                None => {}
+            }
+        }
+        view
+    }
+
+    async fn survey(&self) {
+        self.fleet.survey();
+        tokio::time::sleep(SURVEY).await;
+    }
+
+    /// Writes dirty data to disk while clients run, so that the stop has little to do.
+    async fn flush(&self, limit: Duration) {
+        match timeout(limit, self.maintenance.flush()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(cluster = self.board.name, error, "cannot flush before the hand-over")
+            }
+            Err(_) => {
+                tracing::warn!(cluster = self.board.name, "flushing takes long; the stop will take over")
+            }
+        }
+    }
+
+    async fn try_hold(&self) -> Option<Found> {
+        self.board.enter(ClusterState::Holding);
+        let shut = Instant::now();
+        let hold = self.fleet.hold();
+        match hold.gather(self.config.stall_budget).await {
+            Ok(()) => Some(Found::Point(hold, shut)),
+            Err(why) => {
+                self.board.metrics.hold_seconds.observe(shut.elapsed().as_secs_f64());
+                let outcome = match why {
+                    NotGathered::Busy(_) => HoldOutcome::OverBudget,
+                    NotGathered::Standing => HoldOutcome::Dropped,
+                };
+                self.board.metrics.holds(outcome).inc();
+                self.board.enter(ClusterState::Seeking);
+                None
+            }
+        }
+    }
+
+    async fn force(&self) -> Found {
+        self.board.enter(ClusterState::Holding);
+        let shut = Instant::now();
+        let hold = self.fleet.hold();
+        // Whoever comes to rest by himself within the budget is spared.
+        if hold.gather(self.config.stall_budget).await.is_err() && hold.force(FORCE).await.is_err() {
+            tracing::warn!(cluster = self.board.name, "sessions did not come to rest and are closed");
+        }
+        Found::Forced(hold, shut)
+    }
+
+    /// Past the point of no return: on every way out either an instance serves, or the cluster is down and the driver
+    /// tries to start one.
+    async fn hand_over(&mut self, old: &Instance, to: &Resources, let_go: LetGo) -> Result<(), String> {
+        self.expect_exit();
+        match self.provider.hand_over(old, to).await {
+            Ok((HandOver::Moved(instance), times)) => {
+                tracing::debug!(cluster = self.board.name, ?times, "handed over");
+                let_go.resume(socket(&instance), VISIBLE).await;
+                self.serve_from(instance);
+                Ok(())
+            }
+            Ok((HandOver::Kept(instance, error), _)) => {
+                let_go.resume(socket(&instance), VISIBLE).await;
+                self.serve_from(instance);
+                Err(error.to_string())
+            }
+            Err(error) => {
+                self.instance = None;
+                Err(error.to_string())
+            }
+        }
+    }
+}
+
+/// An instance's socket, to be shared by all sessions.
+pub(super) fn socket(instance: &Instance) -> Arc<Path> {
+    Arc::from(instance.socket.as_path())
+}

@@ -1,0 +1,235 @@
+//! One cluster's task: starts its database, changes its capacity on request, replaces it when it dies, stops it.
+//!
+//! ```text
+//!              recover, launch                 request
+//!   Starting ───────────────────► Available ────────────► (change) ──► Available
+//!                                  │  ▲  ▲                    │
+//!                     it died      ▼  │  └── launched ── Failed (tries again, and again)
+//!                              (launch)                       ▲
+//!                                  └──── cannot be started ───┘
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::{mpsc, watch};
+
+use super::board::Board;
+use super::change::{Change, socket};
+use super::clusters::Asked;
+use super::journal::{Entry, Journal};
+use super::report::ClusterState;
+use crate::compute::{ComputeError, ComputeProvider, Instance, Resources};
+use crate::config::{AcuConfig, ClusterConfig};
+use crate::router::fleet::Fleet;
+
+/// Between two attempts to start a database that does not start.
+const RETRY: Duration = Duration::from_secs(2);
+/// How long sessions whose state others can see may take to be restored after a crash.
+const VISIBLE: Duration = Duration::from_secs(20);
+/// How often the shutdown looks whether the last session has ended.
+const LOOK: Duration = Duration::from_millis(100);
+/// How long a stop may take after the sessions have ended.
+const STOP: Duration = Duration::from_secs(60);
+
+/// What a change needs done inside the database.
+#[async_trait]
+pub trait Maintenance: Send + Sync {
+    /// Writes dirty data to disk.
+    async fn flush(&self) -> Result<(), String>;
+    /// Makes what the configuration names and the volume lacks.
+    async fn complete(&self) -> Result<(), String>;
+}
+
+/// See the module.
+pub struct Driver {
+    /// Its section of the configuration.
+    pub config: ClusterConfig,
+    /// What one capacity unit is.
+    pub acu: AcuConfig,
+    /// What others see.
+    pub board: Arc<Board>,
+    /// The sessions.
+    pub fleet: Arc<Fleet>,
+    /// Where the database runs.
+    pub provider: Arc<dyn ComputeProvider>,
+    /// What is done inside it.
+    pub maintenance: Arc<dyn Maintenance>,
+    /// What outlives a crash.
+    pub journal: Journal,
+    /// The capacity that serves, ACUs.
+    pub capacity: u32,
+    /// The instance that serves.
+    pub instance: Option<Instance>,
+}
+
+/// What wakes the driver.
+enum Woken {
+    Asked(Asked),
+    Died(String),
+    Stop,
+}
+
+impl Driver {
+    /// Brings the cluster up: stops what a crashed router left behind, starts the database, opens the gate.
+    pub async fn start(&mut self) -> Result<(), ComputeError> {
+        let failed = |source| ComputeError::Io { what: "reading the journal".to_owned(), source };
+        if let Some(entry) = self.journal.read().map_err(failed)? {
+            self.recall(entry);
+        }
+        self.provider.recover().await?;
+        for limitation in self.provider.limitations() {
+            tracing::warn!(cluster = self.board.name, limitation);
+        }
+        self.launch().await?;
+        if let Err(error) = self.maintenance.complete().await {
+            tracing::warn!(cluster = self.board.name, error, "the database cannot be completed");
+        }
+        self.write_journal(Entry { capacity: self.capacity, change_to: None });
+        self.board.enter(ClusterState::Available);
+        Ok(())
+    }
+
+    /// The capacity that served last, if the configuration still allows it.
+    fn recall(&mut self, entry: Entry) {
+        self.capacity = entry.capacity.clamp(self.config.min_capacity, self.config.max_capacity);
+        if let Some(to) = entry.change_to {
+            let message = format!(
+                "A change to {to} capacity units was interrupted; the cluster starts at {}.",
+                self.capacity
+            );
+            self.board.tell("recovered", message);
+        }
+    }
+
+    /// Runs the cluster until `stop` turns true; then lets sessions end for `grace` and stops the database.
+    pub async fn run(
+        mut self,
+        mut asks: mpsc::Receiver<Asked>,
+        mut stop: watch::Receiver<bool>,
+        grace: Duration,
+    ) {
+        loop {
+            match self.wait(&mut asks, &mut stop).await {
+                Woken::Asked(asked) => self.asked(asked).await,
+                Woken::Died(how) => {
+                    self.board.tell("backend_died", format!("The database process ended ({how})."));
+                    self.replace(&mut stop).await;
+                }
+                Woken::Stop => return self.stop(grace).await,
+            }
+        }
+    }
+
+    async fn wait(&mut self, asks: &mut mpsc::Receiver<Asked>, stop: &mut watch::Receiver<bool>) -> Woken {
+        let Some(instance) = &mut self.instance else {
+            return Woken::Died("it could not be started".to_owned());
+        };
+        let died = async {
+            match instance.exited.wait_for(Option::is_some).await {
+                Ok(how) => how.clone().unwrap_or_default(),
+                Err(_) => "nobody watches it any more".to_owned(),
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => Woken::Stop,
+            how = died => Woken::Died(how),
+            Some(asked) = asks.recv() => Woken::Asked(asked),
+        }
+    }
+
+    async fn asked(&mut self, Asked { request, report }: Asked) {
+        let change = Change {
+            to: request.capacity,
+            seconds_before_timeout: request
+                .seconds_before_timeout
+                .unwrap_or(self.config.seconds_before_timeout),
+            action: request.timeout_action.unwrap_or(self.config.timeout_action),
+        };
+        // Who asked may have left; the events and `status` say how it ended.
+        drop(report.send(self.change(change).await));
+    }
+
+    /// Starts a database in place of one that died, however long that takes.
+    async fn replace(&mut self, stop: &mut watch::Receiver<bool>) {
+        self.instance = None;
+        self.fleet.down();
+        self.board.metrics.backend_restarts.inc();
+        loop {
+            match self.launch().await {
+                Ok(()) => {
+                    self.board.enter(ClusterState::Available);
+                    self.board.tell("backend_replaced", "The database process was started again.");
+                    return;
+                }
+                Err(error) => {
+                    self.board.enter(ClusterState::Failed);
+                    self.board.tell("failed", format!("The database cannot be started: {error}."));
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(RETRY) => {}
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
+        }
+    }
+
+    /// Starts an instance of the present capacity and lets the sessions have it.
+    async fn launch(&mut self) -> Result<(), ComputeError> {
+        let instance = self.provider.launch(&self.resources(self.capacity)).await?;
+        self.fleet.resume(socket(&instance), VISIBLE).await;
+        self.serve_from(instance);
+        Ok(())
+    }
+
+    /// This instance serves from now on.
+    pub(super) fn serve_from(&mut self, instance: Instance) {
+        self.capacity = instance.resources.capacity;
+        self.board.metrics.capacity.set(self.capacity.into());
+        let (capacity, version, pid) = (self.capacity, instance.version.clone(), instance.pid);
+        self.board.show(|seen| {
+            seen.capacity = capacity;
+            seen.version = Some(version);
+            seen.backend_pid = Some(pid);
+        });
+        self.instance = Some(instance);
+    }
+
+    /// The instance is about to end because it is told to.
+    pub(super) fn expect_exit(&mut self) {
+        self.board.show(|seen| seen.backend_pid = None);
+    }
+
+    /// What a capacity means on this machine.
+    pub(super) fn resources(&self, capacity: u32) -> Resources {
+        Resources {
+            capacity,
+            memory_bytes: self.acu.memory_bytes.saturating_mul(capacity.into()),
+            cpu_cores: self.acu.cpu_cores * f64::from(capacity),
+        }
+    }
+
+    /// A journal that cannot be written does not stop a change: it only tells a later start less.
+    pub(super) fn write_journal(&self, entry: Entry) {
+        if let Err(error) = self.journal.write(entry) {
+            tracing::error!(cluster = self.board.name, %error, "the journal cannot be written");
+        }
+    }
+
+    async fn stop(mut self, grace: Duration) {
+        self.board.enter(ClusterState::Stopping);
+        self.fleet.close();
+        let deadline = tokio::time::Instant::now() + grace;
+        while !self.fleet.is_empty() && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(LOOK).await;
+        }
+        self.write_journal(Entry { capacity: self.capacity, change_to: None });
+        if let Some(instance) = self.instance.take()
+            && let Err(error) = self.provider.stop(&instance, STOP).await
+        {
+            tracing::error!(cluster = self.board.name, %error, "the database was not stopped cleanly");
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! When to try a hold: pure policy.
+//!
+//! A busy cluster is never quiet by accident, so a hold gathers the sessions as they come to rest. It is started only
+//! when all are expected to within the stall budget: nobody has state that stays, and no transaction is older than the
+//! budget. A hold that fails lets everybody go, and the next one waits a little longer.
+//!
+//! ```text
+//!            standing state, or a long transaction
+//!          ┌────────────── Wait ◄─────────────┐
+//!          ▼                                  │
+//!  ──► next() ──── everybody short ──► Hold ──┴─ failed() ──► (back-off)
+//!          └────── time is up ───────► TimedOut
+//! ```
+
+use std::time::Duration;
+
+/// The first pause after a hold that failed.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// The longest one.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How often a cluster that cannot be held is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// What the sessions are doing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct View {
+    /// Sessions with state that does not end with their transaction.
+    pub standing: usize,
+    /// The age of the oldest transaction or statement under way.
+    pub oldest: Duration,
+}
+
+/// What to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Shut the gate and gather.
+    Hold,
+    /// Look again after this time, or when something changes.
+    Wait(Duration),
+    /// No scaling point was found in time.
+    TimedOut,
+}
+
+/// One search for a scaling point. All times are measured from its start.
+#[derive(Debug, Clone)]
+pub struct Search {
+    budget: Duration,
+    deadline: Duration,
+    not_before: Duration,
+    pause: Duration,
+}
+
+impl Search {
+    /// Holds last `budget` at most; after `deadline` none is begun.
+    pub fn new(budget: Duration, deadline: Duration) -> Search {
+        Search { budget, deadline, not_before: Duration::ZERO, pause: FIRST_PAUSE }
+    }
+
+    /// Decides.
+    pub fn next(&self, now: Duration, view: View) -> Next {
+        let left = self.deadline.saturating_sub(now);
+        match () {
+            () if left.is_zero() => Next::TimedOut,
+            () if now < self.not_before => Next::Wait((self.not_before - now).min(left)),
+            () if view.standing > 0 || view.oldest > self.budget => Next::Wait(LOOK_AGAIN.min(left)),
+            () => Next::Hold,
+        }
+    }
+
+    /// A hold did not gather everybody.
+    pub fn failed(&mut self, now: Duration) {
+        self.not_before = now + self.pause;
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MS: fn(u64) -> Duration = Duration::from_millis;
+
+    #[test]
+    fn a_quiet_cluster_is_held_at_once() {
+        let search = Search::new(MS(500), MS(10_000));
+        assert_eq!(search.next(MS(0), View::default()), Next::Hold);
+        assert_eq!(search.next(MS(0), View { standing: 0, oldest: MS(500) }), Next::Hold);
+    }
+
+    #[test]
+    fn no_hold_is_started_in_vain() {
+        let search = Search::new(MS(500), MS(10_000));
+        assert!(matches!(search.next(MS(0), View { standing: 1, oldest: MS(0) }), Next::Wait(_)));
+        assert!(matches!(search.next(MS(0), View { standing: 0, oldest: MS(501) }), Next::Wait(_)));
+    }
+
+    #[test]
+    fn holds_that_fail_come_less_often() {
+        let mut search = Search::new(MS(500), MS(60_000));
+        search.failed(MS(600));
+        assert_eq!(search.next(MS(600), View::default()), Next::Wait(MS(50)));
+        assert_eq!(search.next(MS(650), View::default()), Next::Hold);
+        search.failed(MS(1200));
+        assert_eq!(search.next(MS(1200), View::default()), Next::Wait(MS(100)));
+    }
+
+    proptest! {
+        #[test]
+        fn the_deadline_is_always_met(steps in proptest::collection::vec((0u64..2000, 0usize..2, 0u64..1000), 1..200)) {
+            let mut search = Search::new(MS(500), MS(30_000));
+            let mut now = Duration::ZERO;
+            for (took, standing, oldest) in steps {
+                match search.next(now, View { standing, oldest: MS(oldest) }) {
+                    Next::TimedOut => prop_assert!(now >= MS(30_000)),
+                    Next::Wait(pause) => {
+                        prop_assert!(!pause.is_zero() && now + pause <= MS(30_000));
+                        now += pause;
+                    }
+                    Next::Hold => {
+                        prop_assert!(now < MS(30_000) && standing == 0);
+                        now += MS(took);
+                        search.failed(now);
+                    }
+                }
+            }
+        }
+    }
+}
