@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::net::{TcpListener, TcpSocket};
@@ -20,11 +19,11 @@ use crate::compute::process::{
 use crate::config::{ClusterConfig, Config, raise_descriptor_limit};
 use crate::engine::Engine as _;
 use crate::engine::postgres::Postgres;
+use crate::router::Cluster;
 use crate::router::admin::Admin;
 use crate::router::fleet::Fleet;
 use crate::router::listener::{Door, Listener, places};
 use crate::router::tls::{DevelopmentCertificates, Tls};
-use crate::router::{Cluster, random};
 use crate::scaling::board::Board;
 use crate::scaling::clusters::{Clusters, Handle};
 use crate::scaling::driver::{Driver, Maintenance};
@@ -181,8 +180,8 @@ fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
 fn bind_all(assembled: &[Assembled]) -> Result<BTreeMap<SocketAddr, TcpListener>, Failure> {
     let mut sockets = BTreeMap::new();
     for part in assembled {
-        if !sockets.contains_key(&part.config.listen) {
-            sockets.insert(part.config.listen, bind(part.config.listen)?);
+        if let std::collections::btree_map::Entry::Vacant(e) = sockets.entry(part.config.listen) {
+            e.insert(bind(part.config.listen)?);
         }
     }
     Ok(sockets)

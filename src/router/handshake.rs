@@ -18,7 +18,7 @@ use super::session::{Session, attach, rest::Rest};
 use super::stream::ClientStream;
 use super::tls::agreed_on_postgresql;
 use super::{Cluster, random};
-use crate::engine::{CancelClaim, DialogueError, Engine, Farewell, Greet, Greeting, Refusal, Tracker};
+use crate::engine::{CancelClaim, DialogueError, Engine, Farewell, Greet, Greeting, Refusal};
 use crate::telemetry::RefusalReason;
 
 /// How long a new client waits for a database that is starting.

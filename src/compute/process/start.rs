@@ -21,7 +21,7 @@ static STARTS: AtomicU64 = AtomicU64::new(0);
 
 /// A start that only needs the volume to be free: its process exists and waits. Dropped, it goes away.
 #[derive(Debug)]
-pub struct Staged {
+pub(super) struct Staged {
     waiting: Waiting,
     log: ServerLog,
     notified: watch::Receiver<bool>,
@@ -30,7 +30,7 @@ pub struct Staged {
 impl Staged {
     /// Prepares the start, down to the process. Nothing here is noticed by a running server. `entrances`: where the
     /// process moves into its cgroups.
-    pub fn new(
+    pub(super) fn new(
         site: &Site,
         flavour: &dyn Flavour,
         resources: &Resources,
@@ -54,7 +54,7 @@ impl Staged {
 
     /// Starts the server and waits until it is ready. On `Err` its main process is gone (children may still be
     /// ending). Dropping the future kills it.
-    pub async fn go(
+    pub(super) async fn go(
         self,
         site: &Site,
         flavour: &dyn Flavour,
