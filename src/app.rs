@@ -41,8 +41,8 @@ const ADMIN_DATABASE: &str = "postgres";
 type Failure = String;
 
 /// Runs the router and the control plane until a signal ends it.
-pub fn serve(config: Config, log: LogOptions) -> ExitCode {
-    if let Err(error) = telemetry::init(&log) {
+pub fn serve(config: &Config, log: &LogOptions) -> ExitCode {
+    if let Err(error) = telemetry::init(log) {
         eprintln!("scalepoint: {error}");
         return ExitCode::from(2);
     }
@@ -72,18 +72,18 @@ struct Assembled {
     config: ClusterConfig,
 }
 
-async fn run(config: Config) -> Result<(), Failure> {
+async fn run(config: &Config) -> Result<(), Failure> {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
     let data_dir = files::data_dir(&config.data_dir)?;
-    let tls = Arc::new(certificates(&config, &data_dir)?);
+    let tls = Arc::new(certificates(config, &data_dir)?);
     let metrics = Arc::new(Metrics::new());
     let secret = files::secret(&data_dir.join("secret"))?;
     let admin_socket = bind(config.admin.listen)?;
     let mut assembled = Vec::new();
     for cluster in &config.clusters {
-        assembled.push(assemble(cluster, &config, &data_dir, &metrics, secret)?);
+        assembled.push(assemble(cluster, config, &data_dir, &metrics, secret)?);
     }
     let sockets = bind_all(&assembled)?;
     let (stop, stopping) = watch::channel(false);

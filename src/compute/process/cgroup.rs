@@ -8,6 +8,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 /// Microseconds per CPU accounting period (the kernel's default).
 const PERIOD_US: u64 = 100_000;
@@ -152,8 +153,10 @@ impl Seat {
     fn set_cpu(&self, cores: Option<f64>) -> io::Result<()> {
         let all = std::thread::available_parallelism().map_or(1, usize::from) as f64;
         // A quota of the whole machine only costs accounting.
-        let quota = cores.filter(|cores| *cores < all).map(|cores| (cores * PERIOD_US as f64) as u64);
-        let quota = quota.map(|quota| quota.max(SMALLEST_QUOTA_US).to_string());
+        let quota = cores.filter(|cores| *cores < all);
+        let quota = quota
+            .map(|cores| Duration::from_secs_f64(cores.max(0.0)).as_millis() * u128::from(PERIOD_US) / 1000);
+        let quota = quota.map(|quota| quota.max(SMALLEST_QUOTA_US.into()).to_string());
         if self.unified {
             let quota = quota.unwrap_or_else(|| "max".to_owned());
             return fs::write(self.folder.join("cpu.max"), format!("{quota} {PERIOD_US}"));

@@ -94,7 +94,7 @@ pub(super) async fn run(program: Program, deadline: Duration) -> Result<Printed,
     let session = Session(child.id());
     let output = tokio::time::timeout(deadline, child.wait_with_output()).await;
     let output = output.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(failed)?;
-    std::mem::forget(session);
+    session.has_ended();
     Ok(Printed {
         success: output.status.success(),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -104,6 +104,13 @@ pub(super) async fn run(program: Program, deadline: Duration) -> Result<Printed,
 
 /// The process group of a program that is still running: killed as a whole when dropped.
 struct Session(Option<u32>);
+
+impl Session {
+    /// The program has ended, so its number may be another's by now.
+    fn has_ended(mut self) {
+        self.0 = None;
+    }
+}
 
 impl Drop for Session {
     fn drop(&mut self) {

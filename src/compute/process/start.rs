@@ -34,7 +34,7 @@ impl Staged {
         site: &Site,
         flavour: &dyn Flavour,
         resources: &Resources,
-        entrances: Vec<File>,
+        entrances: &[File],
     ) -> Result<Self, ComputeError> {
         let failed = |what: &'static str| move |source| ComputeError::Io { what: what.to_owned(), source };
         let log_path = site.volume.parent().unwrap_or(Path::new("/")).join("log").join(flavour.log_name());
@@ -47,7 +47,7 @@ impl Staged {
         let program =
             Program { file, arguments, environment, folder: site.volume.clone(), user: site.user.clone() };
         let waiting =
-            Waiting::fork(&program, &entrances, &log.file).map_err(failed("making the server's process"))?;
+            Waiting::fork(&program, entrances, &log.file).map_err(failed("making the server's process"))?;
         let notified = notify.listen(waiting.process());
         Ok(Self { waiting, log, notified })
     }
