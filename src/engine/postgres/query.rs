@@ -134,7 +134,7 @@ impl Dialogue for Drain {
             match message.kind {
                 b'A' | b'S' | b'N' => {
                     message::put(&mut self.notifications, message.kind, |out| {
-                        out.extend_from_slice(&message.body)
+                        out.extend_from_slice(&message.body);
                     });
                 }
                 b'Z' => return Ok(Some(std::mem::take(&mut self.notifications))),
