@@ -85,14 +85,25 @@ impl<E: Engine> Session<E> {
                 break end;
             }
         };
+        if let End::Told(why) = &end {
+            self.say_farewell(&E::farewell(why)).await;
+        }
         if let Some(backend) = self.backend.take() {
             backend.close();
         }
-        if let End::Told(why) = &end {
-            self.tell(&E::farewell(why)).await;
-        }
         let _closed = timeout(LAST_WORDS, self.client.stream.shutdown()).await;
         end
+    }
+
+    /// Whole messages of the backend that were let past come first; in the middle of one nothing can be said.
+    async fn say_farewell(&mut self, message: &[u8]) {
+        if !self.tracker.is_between_messages() {
+            return;
+        }
+        let cleared = std::mem::take(&mut self.cleared);
+        let earlier =
+            self.backend.as_mut().map(|backend| backend.input.split_to(cleared)).unwrap_or_default();
+        self.tell(&[&earlier[..], message].concat()).await;
     }
 
     /// Writes to the client, between whole messages.

@@ -90,7 +90,7 @@ impl<E: Engine> Session<E> {
         {
             return self.reattach(&socket, signal.era).await;
         }
-        match self.idle(wanted).await {
+        match self.idle(may).await {
             Idle::Bytes | Idle::Gate => Ok(()),
             Idle::ClientGone => Err(End::Client),
             Idle::Order(Order::Cancel(_done)) => {
@@ -125,7 +125,8 @@ impl<E: Engine> Session<E> {
         }
     }
 
-    async fn idle(&mut self, wanted: bool) -> Idle {
+    /// Waits for the client, the gate, or (`again`) for the next try to get a backend.
+    async fn idle(&mut self, again: bool) -> Idle {
         let room = self.client.from.bytes.len() < MAX_HELD;
         tokio::select! {
             biased;
@@ -135,8 +136,7 @@ impl<E: Engine> Session<E> {
                 Ok(1..) => Idle::Bytes,
                 _ => Idle::ClientGone,
             },
-            // A place that was refused may be had at the next try.
-            () = sleep(RETRY), if wanted => Idle::Bytes,
+            () = sleep(RETRY), if again => Idle::Bytes,
         }
     }
 
@@ -151,7 +151,7 @@ impl<E: Engine> Session<E> {
                     tracing::debug!(session = self.membership.key().id, %error, "waiting for a backend");
                     sleep(RETRY).await;
                     if self.gate.borrow().era != era {
-                        return self.not_attached();
+                        return self.not_attached().await;
                     }
                 }
                 Err(BackendError::Dialogue(error @ DialogueError::Refused { .. })) => {
@@ -159,7 +159,7 @@ impl<E: Engine> Session<E> {
                     return Err(End::Told(Farewell::StateLost(error.to_string())));
                 }
                 // The database is gone again: what is to be done then, the gate will say.
-                Err(_) => return self.not_attached(),
+                Err(_) => return self.not_attached().await,
             }
         };
         let restore = E::restore(&self.tracker, &self.state, nonce());
@@ -181,13 +181,15 @@ impl<E: Engine> Session<E> {
             }
             Err(error) => {
                 tracing::debug!(session = self.membership.key().id, %error, "lost while restoring");
-                self.not_attached()
+                self.not_attached().await
             }
         }
     }
 
-    fn not_attached(&mut self) -> Result<(), End> {
+    /// The next try is not at once: a socket that nobody listens on refuses without delay.
+    async fn not_attached(&mut self) -> Result<(), End> {
         self.membership.detach(E::is_visible(&self.state));
+        sleep(RETRY).await;
         Ok(())
     }
 }

@@ -132,11 +132,11 @@ async fn cancelled_when_late<T>(look: impl Future<Output = T>, cancel: impl Futu
 impl<E: Engine> Session<E> {
     /// The gate is shut and the session is at rest: it holds still from here on.
     pub(super) async fn at_rest(&mut self, signal: &Signal) -> Result<(), End> {
+        if !matches!(signal.phase, Phase::Shut { .. }) {
+            return Ok(());
+        }
         if self.tracker.drift() > Drift::None {
             self.look_at_itself().await?;
-        }
-        if signal.phase == Phase::Open {
-            return Ok(());
         }
         self.rest.parked = Some(signal.round);
         self.membership.park(signal.round, self.rest.standing.is_some());
