@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::net::{TcpListener, TcpSocket};
@@ -20,11 +19,11 @@ use crate::compute::process::{
 use crate::config::{ClusterConfig, Config, raise_descriptor_limit};
 use crate::engine::Engine as _;
 use crate::engine::postgres::Postgres;
+use crate::router::Cluster;
 use crate::router::admin::Admin;
 use crate::router::fleet::Fleet;
 use crate::router::listener::{Door, Listener, places};
 use crate::router::tls::{DevelopmentCertificates, Tls};
-use crate::router::{Cluster, random};
 use crate::scaling::board::Board;
 use crate::scaling::clusters::{Clusters, Handle};
 use crate::scaling::driver::{Driver, Maintenance};
@@ -42,8 +41,8 @@ const ADMIN_DATABASE: &str = "postgres";
 type Failure = String;
 
 /// Runs the router and the control plane until a signal ends it.
-pub fn serve(config: Config, log: LogOptions) -> ExitCode {
-    if let Err(error) = telemetry::init(&log) {
+pub fn serve(config: &Config, log: &LogOptions) -> ExitCode {
+    if let Err(error) = telemetry::init(log) {
         eprintln!("scalepoint: {error}");
         return ExitCode::from(2);
     }
@@ -73,18 +72,18 @@ struct Assembled {
     config: ClusterConfig,
 }
 
-async fn run(config: Config) -> Result<(), Failure> {
+async fn run(config: &Config) -> Result<(), Failure> {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
     let data_dir = files::data_dir(&config.data_dir)?;
-    let tls = Arc::new(certificates(&config, &data_dir)?);
+    let tls = Arc::new(certificates(config, &data_dir)?);
     let metrics = Arc::new(Metrics::new());
     let secret = files::secret(&data_dir.join("secret"))?;
     let admin_socket = bind(config.admin.listen)?;
     let mut assembled = Vec::new();
     for cluster in &config.clusters {
-        assembled.push(assemble(cluster, &config, &data_dir, &metrics, secret)?);
+        assembled.push(assemble(cluster, config, &data_dir, &metrics, secret)?);
     }
     let sockets = bind_all(&assembled)?;
     let (stop, stopping) = watch::channel(false);
@@ -181,8 +180,8 @@ fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
 fn bind_all(assembled: &[Assembled]) -> Result<BTreeMap<SocketAddr, TcpListener>, Failure> {
     let mut sockets = BTreeMap::new();
     for part in assembled {
-        if !sockets.contains_key(&part.config.listen) {
-            sockets.insert(part.config.listen, bind(part.config.listen)?);
+        if let std::collections::btree_map::Entry::Vacant(e) = sockets.entry(part.config.listen) {
+            e.insert(bind(part.config.listen)?);
         }
     }
     Ok(sockets)

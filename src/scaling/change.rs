@@ -228,7 +228,7 @@ impl Driver {
         for session in self.fleet.sessions() {
             match session.doing.obstacle {
                 Some(obstacle) if obstacle.is_passing() => {
-                    view.oldest = view.oldest.max(session.doing.since.elapsed())
+                    view.oldest = view.oldest.max(session.doing.since.elapsed());
                 }
                 Some(_) => view.standing += 1,
                 None => {}
@@ -247,10 +247,10 @@ impl Driver {
         match timeout(limit, self.maintenance.flush()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                tracing::warn!(cluster = self.board.name, error, "cannot flush before the hand-over")
+                tracing::warn!(cluster = self.board.name, error, "cannot flush before the hand-over");
             }
             Err(_) => {
-                tracing::warn!(cluster = self.board.name, "flushing takes long; the stop will take over")
+                tracing::warn!(cluster = self.board.name, "flushing takes long; the stop will take over");
             }
         }
     }

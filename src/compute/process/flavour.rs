@@ -24,7 +24,7 @@ pub struct Site {
 
 /// One kind of server.
 #[async_trait]
-pub trait Flavour: Send + Sync {
+pub(super) trait Flavour: Send + Sync {
     /// The server's version, as its program reports it.
     async fn version(&self) -> Result<String, ComputeError>;
 

@@ -229,7 +229,7 @@ impl ProcessProvider {
     }
 
     fn stage(&self, resources: &Resources) -> Result<Staged, ComputeError> {
-        Staged::new(&self.site, self.flavour.as_ref(), resources, self.cgroup.entrances())
+        Staged::new(&self.site, self.flavour.as_ref(), resources, &self.cgroup.entrances())
     }
 
     /// Sets the limits of a capacity, in the background.

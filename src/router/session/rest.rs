@@ -23,7 +23,7 @@ const OVERDUE: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_secs(2);
 
 /// See the module.
-pub struct Rest {
+pub(crate) struct Rest {
     /// The database that the session's backend belongs to.
     pub era: u64,
     /// The last survey that was answered.
@@ -38,7 +38,7 @@ pub struct Rest {
 
 impl Rest {
     /// A session that has just got a backend of `era`.
-    pub fn new(era: u64) -> Rest {
+    pub(crate) fn new(era: u64) -> Rest {
         Rest {
             era,
             survey: 0,
@@ -52,39 +52,39 @@ impl Rest {
     }
 
     /// The session holds still for this round.
-    pub fn is_parked(&self, round: u64) -> bool {
+    pub(crate) fn is_parked(&self, round: u64) -> bool {
         self.parked == Some(round)
     }
 
     /// What was found in the session's state that keeps it where it is.
-    pub fn standing(&self) -> Option<Obstacle> {
+    pub(crate) fn standing(&self) -> Option<Obstacle> {
         self.standing
     }
 
     /// When the session should look at itself.
-    pub fn due(&self) -> Option<Instant> {
+    pub(crate) fn due(&self) -> Option<Instant> {
         self.due
     }
 
     /// It never came to rest for long enough.
-    pub fn is_overdue(&self) -> bool {
+    pub(crate) fn is_overdue(&self) -> bool {
         self.due.is_some_and(|due| due + OVERDUE < Instant::now())
     }
 
     /// Something may have changed the session.
-    pub fn drifted(&mut self) {
+    pub(crate) fn drifted(&mut self) {
         if self.due.is_none() {
             self.due = Some((Instant::now() + SETTLED).max(self.looked + INTERVAL));
         }
     }
 
     /// A cancel request is on its way to the backend.
-    pub fn cancelling(&mut self, task: JoinHandle<()>) {
+    pub(crate) fn cancelling(&mut self, task: JoinHandle<()>) {
         self.cancelling = Some(task);
     }
 
     /// Tells operators when what keeps the session from being moved has changed.
-    pub fn seen<T: Tracker>(&mut self, membership: &Membership, tracker: &T) {
+    pub(crate) fn seen<T: Tracker>(&mut self, membership: &Membership, tracker: &T) {
         let obstacle = tracker.obstacle().or(self.standing);
         if obstacle != self.shown {
             self.shown = obstacle;

@@ -20,7 +20,7 @@ const BYTES_PER_CONNECTION: u64 = 2 * MIB;
 /// The router's own connections find a place on a full server.
 const RESERVED_CONNECTIONS: u64 = 10;
 /// The port is only the socket's name.
-pub const PORT: &str = "5432";
+pub(super) const PORT: &str = "5432";
 
 /// What the router depends on; an operator may not set it.
 const RESERVED_NAMES: [&str; 11] = [
