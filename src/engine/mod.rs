@@ -142,6 +142,17 @@ impl std::fmt::Debug for CancelClaim {
     }
 }
 
+/// What a client may begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// Anything.
+    All,
+    /// What belongs to a transaction that is open, one request at a time.
+    OpenTransaction,
+    /// Nothing: what has begun may end.
+    Nothing,
+}
+
 /// What a tracker found in the bytes that a client sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientScan {
@@ -216,8 +227,8 @@ pub enum Loss {
 
 /// Watches the bytes of one session go by.
 pub trait Tracker: Send {
-    /// Scans what the client sent and was not scanned before. `shut`: the gate holds new requests.
-    fn client_bytes(&mut self, bytes: &[u8], shut: bool) -> ClientScan;
+    /// Scans what the client sent and was not scanned before; what it may not begin is held.
+    fn client_bytes(&mut self, bytes: &[u8], admission: Admission) -> ClientScan;
 
     /// Scans what the backend sent and was not scanned before; may patch it in place. `names` maps a backend's
     /// process id to the connection id that clients know.
@@ -231,6 +242,9 @@ pub trait Tracker: Send {
 
     /// A statement is running, so a cancel request makes sense.
     fn is_running(&self) -> bool;
+
+    /// Nothing is running, and neither side is in the middle of a message.
+    fn is_answered(&self) -> bool;
 
     /// What the client did since [`captured`](Tracker::captured) was last called.
     fn drift(&self) -> Drift;
@@ -246,6 +260,9 @@ pub trait Tracker: Send {
 
     /// The session starts anew on another backend, at rest.
     fn reattached(&mut self);
+
+    /// The router has rolled the open transaction back: at rest, and to be looked at anew.
+    fn rolled_back(&mut self);
 
     /// If the server waits for bulk data of the client: the bytes that make it stop waiting, with an error.
     fn abort_copy(&mut self) -> Option<&'static [u8]>;

@@ -23,7 +23,7 @@ use super::backend::Backend;
 use super::fleet::{Membership, Order};
 use super::gate::{Gate, Phase, Signal};
 use super::relay::{self, ClientEnd, Event, Manner, Pump, Report};
-use crate::engine::{Drift, Engine, Farewell, Tracker};
+use crate::engine::{Admission, Drift, Engine, Farewell, Tracker};
 
 pub(super) mod attach;
 mod forced;
@@ -164,7 +164,10 @@ impl<E: Engine> Session<E> {
     }
 
     fn manner(&self, signal: &Signal) -> Manner {
-        let shut = signal.phase != Phase::Open;
+        let admission = match signal.phase {
+            Phase::Open => Admission::All,
+            _ => Admission::OpenTransaction,
+        };
         let report = match signal.phase {
             Phase::Shut { .. } if !self.rest.is_parked(signal.round) => Report::Quiet,
             Phase::Closing => Report::Quiet,
@@ -172,7 +175,7 @@ impl<E: Engine> Session<E> {
             Phase::Open if self.rest.due().is_none() => Report::Drifted,
             _ => Report::Nothing,
         };
-        Manner { shut, report }
+        Manner { admission, report }
     }
 
     /// A client asks for its statement to be cancelled.

@@ -22,6 +22,10 @@ pub enum TransactionCommand {
 pub fn transaction_command(text: &[u8]) -> Option<TransactionCommand> {
     let mut tokens = Tokens::new(text, true).skip_while(|t| *t == Token::End);
     let first = tokens.next()?;
+    // Nearly every text ends here.
+    if !["commit", "end", "rollback", "abort", "prepare"].iter().any(|word| first.is(word)) {
+        return None;
+    }
     let rest: Vec<Token<'_>> = tokens.take_while(|t| *t != Token::End).take(8).collect();
     let has = |word: &str| rest.iter().any(|t| t.is(word));
     let commit = first.is("commit") || first.is("end");
@@ -37,6 +41,12 @@ pub fn transaction_command(text: &[u8]) -> Option<TransactionCommand> {
         () if rollback => Some(TransactionCommand::Rollback),
         () => None,
     }
+}
+
+/// True if a text holds more than one statement.
+pub(crate) fn has_several_statements(text: &[u8]) -> bool {
+    let mut tokens = Tokens::new(text, true).skip_while(|t| *t == Token::End).skip_while(|t| *t != Token::End);
+    tokens.any(|t| t != Token::End)
 }
 
 /// What a text may do to the session.
