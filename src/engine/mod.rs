@@ -7,7 +7,7 @@
 //! * a [`Tracker`] watches a session's bytes go by and knows when the session may be moved,
 //! * a [`LostTransaction`] answers a client whose transaction a forced change or a crash has taken away.
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 pub mod obstacle;
 pub mod postgres;
@@ -246,6 +246,9 @@ pub trait Tracker: Send {
     /// Nothing is running, and neither side is in the middle of a message.
     fn is_answered(&self) -> bool;
 
+    /// The client has been given the front of a message whose rest has not come from the backend.
+    fn is_mid_answer(&self) -> bool;
+
     /// What the client did since [`captured`](Tracker::captured) was last called.
     fn drift(&self) -> Drift;
 
@@ -273,6 +276,10 @@ pub trait LostTransaction: Send {
     /// Takes whole messages from the front of `input`, writes answers to `out`. `true`: the transaction is over and
     /// the session may go on with what is left in `input`.
     fn receive(&mut self, input: &mut BytesMut, out: &mut BytesMut) -> bool;
+
+    /// Requests of the client's that were answered with success and outlast the transaction (a statement prepared or
+    /// closed), to be repeated on the session's backend.
+    fn outlasting(&mut self) -> BytesMut;
 }
 
 /// Everything the router needs to know of a database's protocol.
@@ -303,6 +310,8 @@ pub trait Engine: Sized + Send + Sync + std::fmt::Debug + 'static {
     type AdminQuery: Dialogue<Output = Vec<Vec<Option<String>>>>;
     /// See [`LostTransaction`].
     type Lost: LostTransaction;
+    /// Speaks in the client's stead; yields what came in between and is the client's.
+    type Interlude: Dialogue<Output = BytesMut>;
 
     /// Starts the conversation with a client. `secret` seeds what unknown accounts are answered with.
     fn greet(secret: [u8; 32]) -> Self::Greeting;
@@ -356,6 +365,10 @@ pub trait Engine: Sized + Send + Sync + std::fmt::Debug + 'static {
     fn flush_statement() -> Option<&'static str>;
     /// Answers a client whose transaction is gone.
     fn lost_transaction(tracker: &Self::Tracker) -> Self::Lost;
+    /// Rolls the open transaction back.
+    fn roll_back() -> Self::Interlude;
+    /// Repeats what [`outlasting`](LostTransaction::outlasting) gave.
+    fn repeat(tracker: &mut Self::Tracker, requests: &Bytes) -> Self::Interlude;
     /// The bytes that ask a backend to cancel what runs there, to be sent on a connection of its own.
     fn cancel_request(logged_in: &Self::LoggedIn) -> Vec<u8>;
     /// The process id of a backend, as its notifications name it.

@@ -28,6 +28,7 @@ use crate::engine::{Admission, Drift, Engine, Farewell, Tracker};
 pub(super) mod attach;
 mod forced;
 mod loss;
+mod lost;
 pub(super) mod rest;
 
 /// How long a client may take to read its last message.
@@ -60,6 +61,8 @@ pub struct Session<E: Engine> {
     pub(super) state: E::State,
     /// Answers for a transaction that is gone.
     pub(super) lost: Option<E::Lost>,
+    /// What the client did in a lost transaction that its backend does not know of yet.
+    pub(super) outlasting: BytesMut,
     pub(super) rest: rest::Rest,
 }
 
@@ -88,7 +91,9 @@ impl<E: Engine> Session<E> {
         if let Some(backend) = self.backend.take() {
             backend.close();
         }
-        if let End::Told(why) = &end {
+        // In the middle of a row it would be taken for a part of that.
+        let between = self.cleared == 0 && !self.tracker.is_mid_answer();
+        if let (End::Told(why), true) = (&end, between) {
             self.tell(&E::farewell(why)).await;
         }
         let _closed = timeout(LAST_WORDS, self.client.stream.shutdown()).await;
@@ -119,6 +124,12 @@ impl<E: Engine> Session<E> {
                 return Err(End::Told(Farewell::ShuttingDown));
             }
             _ => {}
+        }
+        if self.lost.is_some() {
+            return self.in_lost_transaction(signal).await;
+        }
+        if signal.phase == Phase::Open && !self.outlasting.is_empty() {
+            return self.repeat_outlasting().await;
         }
         let survey = std::mem::replace(&mut self.rest.survey, signal.survey) != signal.survey;
         if survey && self.tracker.is_quiet() && self.cleared == 0 && self.tracker.drift() > Drift::None {

@@ -43,12 +43,6 @@ pub fn transaction_command(text: &[u8]) -> Option<TransactionCommand> {
     }
 }
 
-/// True if a text holds more than one statement.
-pub(crate) fn has_several_statements(text: &[u8]) -> bool {
-    let mut tokens = Tokens::new(text, true).skip_while(|t| *t == Token::End).skip_while(|t| *t != Token::End);
-    tokens.any(|t| t != Token::End)
-}
-
 /// What a text may do to the session.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "findings that do not exclude each other")]

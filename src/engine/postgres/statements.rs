@@ -192,7 +192,8 @@ impl Statements {
     /// The statements that end transactions, by name: pgjdbc prepares `COMMIT` long before it runs it.
     pub(crate) fn enders(&self) -> HashMap<Bytes, TransactionCommand> {
         let unnamed = self.unnamed.filter(|_| self.unnamed_confirmed).and_then(|known| known.ends);
-        let named = self.named.iter().filter_map(|(name, known)| Some((Bytes::copy_from_slice(name), known.ends?)));
+        let named =
+            self.named.iter().filter_map(|(name, known)| Some((Bytes::copy_from_slice(name), known.ends?)));
         named.chain(unnamed.map(|ends| (Bytes::new(), ends))).collect()
     }
 

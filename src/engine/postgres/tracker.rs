@@ -16,7 +16,7 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::message::{self, HEADER};
 use super::sql::{self, Hints};
@@ -149,6 +149,24 @@ impl Tracker {
     /// The client was told that its transaction has failed.
     pub fn has_failed(&self) -> bool {
         self.status == b'E'
+    }
+
+    /// Messages of the extended protocol are about to be sent in the client's stead, who has had the answers already.
+    pub(crate) fn repeated(&mut self, requests: &[u8]) {
+        let mut rest = BytesMut::from(requests);
+        while let Ok(Some(message)) = message::take(&mut rest, message::MAX_MESSAGE) {
+            match message.kind {
+                b'P' => {
+                    self.parse(&message.body, true);
+                    self.statements.parse_complete();
+                }
+                b'C' => self.statements.close(&message.body),
+                _ => {}
+            }
+        }
+        self.unsynced = false;
+        self.open = Segment::default();
+        self.drift = Drift::Possible;
     }
 
     fn show(&mut self, text: &[u8]) {
@@ -403,6 +421,10 @@ impl crate::engine::Tracker for Tracker {
 
     fn is_answered(&self) -> bool {
         !self.is_running() && self.client_skip == 0 && self.server_skip == 0
+    }
+
+    fn is_mid_answer(&self) -> bool {
+        self.server_skip > 0
     }
 
     fn drift(&self) -> Drift {

@@ -111,7 +111,8 @@ impl<E: Engine> Session<E> {
         if self.tracker.drift() > Drift::None {
             self.look_at_itself().await?;
         }
-        if signal.phase == Phase::Open {
+        // The backend may have been lost while it was asked.
+        if signal.phase == Phase::Open || self.backend.is_none() {
             return Ok(());
         }
         self.rest.parked = Some(signal.round);
@@ -174,7 +175,7 @@ impl<E: Engine> Session<E> {
     }
 
     /// Messages that came in between our own are the client's.
-    async fn pass_aside(&mut self, mut aside: BytesMut) -> Result<(), End> {
+    pub(super) async fn pass_aside(&mut self, mut aside: BytesMut) -> Result<(), End> {
         self.rest.seen(&self.membership, &self.tracker);
         if aside.is_empty() {
             return Ok(());
