@@ -150,6 +150,7 @@ impl Driver {
     ) -> Result<Outcome, String> {
         let Some(old) = self.instance.clone() else { return Err("no database runs".to_owned()) };
         let resources = self.resources(change.to);
+        self.fits(&resources)?;
         self.provider.prepare(&resources).await.map_err(|error| error.to_string())?;
         self.write_journal(Entry { capacity: self.capacity, change_to: Some(change.to) });
         let found = self.seek(change, &old, started, obstacles).await;
@@ -172,6 +173,17 @@ impl Driver {
         self.board.metrics.hand_over_seconds.observe(times.hand_over.as_secs_f64());
         self.board.metrics.stall_seconds.observe(times.stall.as_secs_f64());
         handed.map(|()| outcome)
+    }
+
+    /// Sessions that the new capacity has no place for would be lost after the point of no return.
+    fn fits(&self, to: &Resources) -> Result<(), String> {
+        let sessions = self.fleet.len() as u64;
+        match self.provider.places(to) {
+            Some(places) if sessions > places => {
+                Err(format!("{sessions} sessions are connected and capacity {} admits {places}", to.capacity))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Looks for a scaling point until the deadline.

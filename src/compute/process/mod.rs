@@ -346,6 +346,10 @@ impl ComputeProvider for ProcessProvider {
         Ok(())
     }
 
+    fn places(&self, resources: &Resources) -> Option<u64> {
+        self.flavour.places(resources)
+    }
+
     fn limitations(&self) -> Vec<String> {
         let remarks = self.remarks.lock().unwrap_or_else(PoisonError::into_inner);
         self.cgroup.limitations().iter().chain(remarks.iter()).cloned().collect()
