@@ -217,7 +217,6 @@ class Play:
         self.world = World(server)
         self.running = {name: case(self.world) for name, case in cast.cases.items()}
         self.fates = {name: next(case) for name, case in self.running.items()}
-        self.expected_obstacles = {row["obstacle"] for row in server.sessions()} - {None}
         self.before = server.status()
         self.report = server.scale(4, seconds=10, action="force")
         self.after = server.status()

@@ -4,11 +4,11 @@ No lost COMMIT is ever believed: whatever a client takes for committed is there 
 """
 
 import threading
-import time
 
 import asyncpg
 import psycopg
 import pytest
+from conftest import wait_until
 from forced_cases import (
     BOUND,
     CLOSED,
@@ -30,6 +30,7 @@ from forced_cases import (
     ZT,
     Cast,
     Play,
+    World,
     bind,
     extended,
     message,
@@ -259,10 +260,6 @@ def notification_that_waited_for_the_end(world, name):
 
 
 # What runs is cancelled, and the server's own answer is forwarded.
-
-
-def sleeping(world, sql, mark):
-    return f"INSERT INTO believed SELECT 'lost: {sql}' FROM (SELECT pg_sleep(600)) AS {mark}"
 
 
 def in_flight(request, *, opening=(), expected, fate, ending=None):
@@ -849,8 +846,12 @@ def check_report(play):
     others["aborted" if "psycopg_commit" in play.fates else "closed"] += 1
     expected = {fate: fates.count(fate) + others[fate] for fate in ("carried", "aborted", "closed")}
     assert report["sessions"] == expected
-    assert {row["reason"] for row in report["obstacles"]} == play.expected_obstacles
-    assert {"open_transaction", "statement_in_progress", "temporary_table", "held_cursor"} <= play.expected_obstacles
+    assert {row["reason"] for row in report["obstacles"]} == {
+        "open_transaction",
+        "statement_in_progress",
+        "temporary_table",
+        "held_cursor",
+    }
     assert all(row["user"] == "master" and row["since_ms"] > 0 for row in report["obstacles"])
     assert 10_000 <= report["waited_ms"] and 0 < report["stall_ms"]
     assert play.before["backend_pid"] != play.after["backend_pid"]
@@ -889,3 +890,69 @@ def test_close(close, name):
 
 def test_close_belief(close):
     check_belief(close)
+
+
+# Nobody is forced
+
+
+def test_rolled_back_change_is_not_noticed(serve):
+    """Every kind of obstacle is there to the end; the change is given up, and nobody has noticed it."""
+    server = serve("15", cluster="stall_budget_ms = 100")
+    world = World(server)
+    open_one, failed_one, owner, busy, lister = (world.wire() for _ in range(5))
+    open_one.done("BEGIN")
+    open_one.done("INSERT INTO believed VALUES ('open')")
+    failed_one.done("BEGIN")
+    failed_one.send(query("SELECT 1/0"))
+    assert failed_one.kinds_until_ready()[-2:] == ["22012", "ZE"]
+    owner.done("CREATE TEMP TABLE own (a int)")
+    lister.ask(parse("s", "SELECT 1") + SYNC, PARSED, ZI)
+    busy.send(query("SELECT pg_sleep(11)"))
+    before = server.status()
+    pids = world.observer.execute("SELECT pid FROM pg_stat_activity WHERE client_port = -1 ORDER BY 1").fetchall()
+    report = server.scale(8, seconds=10, action="rollback", exits=(3,))
+    assert report["outcome"] == "rolled_back"
+    assert report["sessions"] == {"carried": 0, "aborted": 0, "closed": 0}
+    assert {row["reason"] for row in report["obstacles"]} == {"open_transaction", "statement_in_progress", "temporary_table"}
+    for wire in (open_one, failed_one, owner, lister):
+        wire.silent()
+    assert busy.kinds_until_ready() == ["T", "D", "C", "ZI"]
+    open_one.ask(query("COMMIT"), b"C\0\0\0\x0bCOMMIT\0", ZI)
+    failed_one.ask(query("ROLLBACK"), ROLLBACK, ZI)
+    owner.done("INSERT INTO own VALUES (1)")
+    lister.send(prepared("s"))
+    assert lister.kinds_until_ready() == ["2", "D", "C", "ZI"]
+    after = server.status()
+    assert (after["backend_pid"], after["capacity"]) == (before["backend_pid"], before["capacity"])
+    left = "SELECT pid FROM pg_stat_activity WHERE client_port = -1 ORDER BY 1"
+    assert world.observer.execute(left).fetchall() == pids
+    assert world.observer.execute("SELECT what FROM believed").fetchall() == [("open",)]
+    world.close()
+
+
+def test_held_request_is_cancelled_without_running(serve):
+    server = serve("15", cluster="stall_budget_ms = 30000")
+    world = World(server)
+    holder, waiting, piped = (world.wire() for _ in range(3))
+    holder.done("BEGIN")
+    changed = []
+    changing = threading.Thread(target=lambda: changed.append(server.scale(4, seconds=60, action="rollback")))
+    changing.start()
+    wait_until(lambda: server.status()["state"] == "holding", "a hold")
+    waiting.send(query("INSERT INTO believed VALUES ('held')"))
+    piped.send(extended("INSERT INTO believed VALUES ('held')") + extended("INSERT INTO believed VALUES ('behind')"))
+    waiting.silent()
+    piped.silent()
+    waiting.cancel()
+    waiting.expect(E57014, ZI)
+    piped.cancel()
+    piped.expect(E57014, ZI)
+    piped.silent()
+    holder.ask(query("ROLLBACK"), ROLLBACK, ZI)
+    changing.join(60)
+    assert changed[0]["outcome"] == "scaled"
+    assert piped.kinds_until_ready() == ["1", "2", "n", "C", "ZI"]
+    world.goes_on(waiting, "afterwards")
+    found = world.observer.execute("SELECT what FROM believed ORDER BY 1").fetchall()
+    assert found == [("afterwards",), ("behind",)]
+    world.close()

@@ -195,7 +195,6 @@ impl LostTransaction {
                 self.fail(command, out);
             }
             b'C' => self.close(&message.body, out),
-            b'H' => {}
             _ => self.fail(None, out),
         }
     }
@@ -262,6 +261,8 @@ impl crate::engine::LostTransaction for LostTransaction {
                 }
                 // What is left of a COPY that has failed; the server drops it as well.
                 b'd' | b'c' | b'f' => {}
+                // Everything is answered at once. Behind a `Sync` it begins nothing.
+                b'H' => {}
                 b'X' => return false,
                 _ => {
                     self.in_segment = true;
@@ -383,6 +384,13 @@ commands ignored until end of transaction block\0\0";
         let end = query(&format!("ROLLBACK /*{}*/", "x".repeat(100_000)));
         check(&mut lost, &end[..70_000], &[E40001, ZI], false);
         check(&mut lost, &end[70_000..], &[], true);
+    }
+
+    #[test]
+    fn a_flush_begins_nothing() {
+        let mut lost = fresh();
+        check(&mut lost, b"S\0\0\0\x04H\0\0\0\x04", &[ZE], false);
+        check(&mut lost, &query("ROLLBACK"), &[ROLLBACK, ZI], true);
     }
 
     #[test]
