@@ -382,14 +382,16 @@ def copy_in_in_a_transaction(world, name):
 
 
 def copy_in_full_flow(world, name):
-    """The client sends as fast as it can, so that the change finds it in the middle of a message."""
+    """The client goes on sending, and the change may find it in the middle of a message."""
     wire = copying(world, name)
     stop = threading.Event()
 
     def send():
-        block = message("d", b"lost: streamed\n" * 5000)
+        block = message("d", b"lost: streamed\n" * 50)
         while not stop.is_set():
-            wire.send(block)
+            wire.send(block[:100])
+            stop.wait(0.02)
+            wire.send(block[100:])
 
     sender = threading.Thread(target=send, daemon=True)
     sender.start()
