@@ -361,6 +361,9 @@ pub trait Engine: Sized + Send + Sync + std::fmt::Debug + 'static {
     fn is_visible(state: &Self::State) -> bool;
     /// What must be fetched from a backend before it is given up while nobody can write; `None`: nothing.
     fn drain(state: &Self::State) -> Option<Self::Drain>;
+    /// Takes out of a state what statements that were sent since may have changed, however harmless: what is not known
+    /// any more must not be restored as if it were.
+    fn weaken(state: &mut Self::State);
     /// Reads an account's secret.
     fn account_query(user: &str) -> Self::AccountQuery;
     /// Runs an administrative statement with text parameters.

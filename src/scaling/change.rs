@@ -33,6 +33,8 @@ const FORCE: Duration = Duration::from_secs(10);
 const GONE: Duration = Duration::from_secs(1);
 /// How long sessions whose state others can see may take to be restored before the rest is let go.
 const VISIBLE: Duration = Duration::from_secs(20);
+/// How often sessions are asked to look at themselves while a scaling point is sought.
+const SURVEYED: Duration = Duration::from_secs(1);
 /// What a survey is given before the first hold.
 const SURVEY: Duration = Duration::from_millis(30);
 
@@ -197,6 +199,7 @@ impl Driver {
         let deadline = Duration::from_secs(change.seconds_before_timeout.into());
         let mut search = Search::new(self.config.stall_budget, deadline);
         let mut flushed: Option<Instant> = None;
+        let mut surveyed = started;
         loop {
             if old.exited.borrow().is_some() {
                 return Found::Died;
@@ -222,7 +225,10 @@ impl Driver {
                     self.board.enter(ClusterState::Seeking);
                     // Sessions that were asked tell nobody; those that change do.
                     let _changed = timeout(pause, progress).await;
-                    self.fleet.survey();
+                    if surveyed.elapsed() > SURVEYED {
+                        surveyed = Instant::now();
+                        self.fleet.survey();
+                    }
                 }
                 Next::TimedOut => {
                     *obstacles = self.board.obstacles();

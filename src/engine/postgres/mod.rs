@@ -157,6 +157,11 @@ impl Engine for Postgres {
         (!state.channels.is_empty()).then(query::Drain::default)
     }
 
+    fn weaken(state: &mut state::State) {
+        // A default or a trigger may have drawn from a sequence: "not yet defined" is better than an old value.
+        state.sequences.clear();
+    }
+
     fn account_query(user: &str) -> query::AccountQuery {
         query::AccountQuery::new(user)
     }

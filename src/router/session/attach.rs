@@ -163,7 +163,7 @@ impl<E: Engine> Session<E> {
                 let mut out = BytesMut::new();
                 E::reattach(&mut self.tracker, &backend.logged_in, restored, &mut out);
                 self.cluster.metrics.restore_seconds.observe(started.elapsed().as_secs_f64());
-                self.rest.era = era;
+                self.rest.reattached(era);
                 self.cleared = 0;
                 self.membership.attached_to(E::backend_id(&backend.logged_in));
                 self.backend = Some(backend);

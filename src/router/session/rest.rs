@@ -26,8 +26,10 @@ const LOOK: Duration = Duration::from_secs(2);
 pub(crate) struct Rest {
     /// The database that the session's backend belongs to.
     pub era: u64,
-    /// The last survey that was answered.
-    pub survey: u64,
+    survey: u64,
+    survey_due: bool,
+    /// The backend was never asked: its first answer takes several times as long as the next.
+    cold: bool,
     parked: Option<u64>,
     standing: Option<Obstacle>,
     shown: Option<Obstacle>,
@@ -42,6 +44,8 @@ impl Rest {
         Rest {
             era,
             survey: 0,
+            survey_due: false,
+            cold: true,
             parked: None,
             standing: None,
             shown: None,
@@ -49,6 +53,26 @@ impl Rest {
             due: None,
             cancelling: None,
         }
+    }
+
+    /// A backend of `era` was put in the place of the old one.
+    pub(super) fn reattached(&mut self, era: u64) {
+        self.era = era;
+        self.cold = true;
+    }
+
+    /// A survey asks the session to look at itself. One that is busy will have to look again when it is held; it looks
+    /// now, too, if its backend was never asked.
+    pub(super) fn surveyed(&mut self, survey: u64, drift: Drift, quiet: bool) {
+        if self.survey != survey {
+            self.survey = survey;
+            self.survey_due = drift > Drift::None && quiet || self.cold;
+        }
+    }
+
+    /// A survey is to be answered at the next quiet moment.
+    pub(super) fn survey_due(&self) -> bool {
+        self.survey_due
     }
 
     /// The session holds still for this round.
@@ -151,6 +175,7 @@ impl<E: Engine> Session<E> {
         let captured = cancelled_when_late(backend.converse(question), cancel).await;
         self.rest.looked = Instant::now();
         self.rest.due = None;
+        (self.rest.survey_due, self.rest.cold) = (false, false);
         self.cluster.metrics.capture_seconds.observe(started.elapsed().as_secs_f64());
         match captured {
             Ok(mut captured) => {
