@@ -81,12 +81,12 @@ async fn run(config: Config) -> Result<(), Failure> {
     let tls = Arc::new(certificates(&config, &data_dir)?);
     let metrics = Arc::new(Metrics::new());
     let secret = files::secret(&data_dir.join("secret"))?;
-    let admin_socket = bind(config.admin.listen)?;
+    let (admin_socket, admin_address) = bind(config.admin.listen)?;
     let mut assembled = Vec::new();
     for cluster in &config.clusters {
         assembled.push(assemble(cluster, &config, &data_dir, &metrics, secret)?);
     }
-    let sockets = bind_all(&assembled)?;
+    let sockets = bind_all(&mut assembled)?;
     let (stop, stopping) = watch::channel(false);
 
     let mut drivers = JoinSet::new();
@@ -108,12 +108,12 @@ async fn run(config: Config) -> Result<(), Failure> {
             tls: Arc::clone(&tls),
             handshake_timeout: config.router.handshake_timeout,
         });
-        announce(&socket, &door);
+        announce(address, &door);
         tokio::spawn(Listener { socket, door, places: Arc::clone(&places) }.run(stopping.clone()));
     }
     let control = Arc::new(Clusters { handles, metrics });
     let routes = api::router(control, config.admin.allowed_hosts.clone());
-    println!("admin      http://{}", config.admin.listen);
+    println!("admin      http://{admin_address}");
     let mut api_stop = stopping.clone();
     tokio::spawn(api::serve(admin_socket, routes, async move {
         // An error means that everything has stopped already.
@@ -127,9 +127,8 @@ async fn run(config: Config) -> Result<(), Failure> {
     Ok(())
 }
 
-fn announce(socket: &TcpListener, door: &Door<Postgres>) {
+fn announce(address: SocketAddr, door: &Door<Postgres>) {
     let names: Vec<&str> = door.clusters.iter().map(|cluster| cluster.name.as_str()).collect();
-    let address = socket.local_addr().map_or_else(|_| "?".to_owned(), |address| address.to_string());
     println!("postgres   {address}   {}", names.join(", "));
 }
 
@@ -164,12 +163,15 @@ fn certificates(config: &Config, data_dir: &Path) -> Result<Tls, Failure> {
     Tls::load(certificate, key).map_err(|error| error.to_string())
 }
 
-fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
-    let listen = || -> std::io::Result<TcpListener> {
+/// Listens on an address; says where, because the system chooses when the port is 0.
+fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Failure> {
+    let listen = || -> std::io::Result<(TcpListener, SocketAddr)> {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
-        socket.listen(BACKLOG)
+        let listener = socket.listen(BACKLOG)?;
+        let bound = listener.local_addr()?;
+        Ok((listener, bound))
     };
     listen().map_err(|error| {
         let holder = files::holder_of(address.port()).map_or(String::new(), |who| format!(" ({who} has it)"));
@@ -177,13 +179,20 @@ fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
     })
 }
 
-/// One socket an address; several clusters may share one.
-fn bind_all(assembled: &[Assembled]) -> Result<BTreeMap<SocketAddr, TcpListener>, Failure> {
+/// One socket an address; several clusters may share one. Each cluster's address is then the one it really has.
+fn bind_all(assembled: &mut [Assembled]) -> Result<BTreeMap<SocketAddr, TcpListener>, Failure> {
     let mut sockets = BTreeMap::new();
+    let mut bound: BTreeMap<SocketAddr, SocketAddr> = BTreeMap::new();
     for part in assembled {
-        if !sockets.contains_key(&part.config.listen) {
-            sockets.insert(part.config.listen, bind(part.config.listen)?);
+        let wanted = part.config.listen;
+        if let Some(address) = bound.get(&wanted) {
+            part.config.listen = *address;
+            continue;
         }
+        let (socket, address) = bind(wanted)?;
+        sockets.insert(address, socket);
+        bound.insert(wanted, address);
+        part.config.listen = address;
     }
     Ok(sockets)
 }
