@@ -12,7 +12,7 @@ use harness::storm::{Storm, duration};
 use harness::tls_client::Tls;
 use harness::{PATIENCE, Server, stderr, stdout};
 use tokio::sync::mpsc;
-use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Statement};
+use tokio_postgres::{AsyncMessage, Client, NoTls, Statement};
 
 mod harness;
 
@@ -108,14 +108,7 @@ const KEEPERS: i32 = 8;
 
 impl Keeper {
     async fn connect(server: &Server, number: i32) -> Keeper {
-        let mut config = Config::new();
-        config
-            .host("localhost")
-            .hostaddr(server.address().ip())
-            .port(server.address().port())
-            .user("admin")
-            .password(server.password("orders"))
-            .dbname("app");
+        let mut config = server.rust_client();
         let (noted, notes) = mpsc::channel(1000);
         let client = if number % 2 == 0 {
             config.ssl_mode(tokio_postgres::config::SslMode::Require);

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The database programs are those of `SCALEPOINT_PG_BIN`, or what the program finds itself.
-#![allow(dead_code, reason = "every test root uses its own part of this")]
+#![allow(dead_code, unreachable_pub, reason = "every test root uses its own part of this")]
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::SocketAddr;
@@ -31,7 +31,7 @@ data_dir = "data"
 [admin]
 listen = "127.0.0.1:0"
 [acu]
-memory = "256MiB"
+memory = "1GiB"
 [router]
 shutdown_grace_seconds = 3
 "#;
@@ -159,6 +159,14 @@ impl Server {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
+    /// How tokio-postgres connects, without TLS unless that is asked for.
+    pub fn rust_client(&self) -> tokio_postgres::Config {
+        let mut config = tokio_postgres::Config::new();
+        config.host("localhost").hostaddr(self.address().ip()).port(self.address().port());
+        config.user("admin").password(self.password("orders")).dbname("app");
+        config
+    }
+
     /// Its folder: `scalepoint.toml`, `log`, `data`.
     pub fn path(&self) -> &Path {
         self.folder.path()
@@ -187,7 +195,7 @@ impl Server {
 
     /// A command of the program, asking this server.
     pub fn command(&self, words: &[&str]) -> Command {
-        let mut command = within(PATIENCE, scalepoint());
+        let mut command = within(2 * PATIENCE, scalepoint());
         command.args(words).env("SCALEPOINT_ADMIN", self.admin.to_string());
         command
     }

@@ -18,10 +18,20 @@ pub fn duration() -> Duration {
     Duration::from_secs(seconds.unwrap_or(60))
 }
 
-/// Changes the capacity in a thread of its own.
+/// Changes the capacity in a thread of its own, which ends with this.
 pub struct Storm {
     over: Arc<AtomicBool>,
-    thread: JoinHandle<Vec<u64>>,
+    thread: Option<JoinHandle<Vec<u64>>>,
+}
+
+impl Drop for Storm {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // Somebody has failed already, and that is what counts.
+            let _ = thread.join();
+        }
+    }
 }
 
 impl Storm {
@@ -41,13 +51,13 @@ impl Storm {
             }
             stalls
         });
-        Storm { over, thread }
+        Storm { over, thread: Some(thread) }
     }
 
     /// Ends it, and says what it was like.
-    pub fn end(self, name: &str) {
+    pub fn end(mut self, name: &str) {
         self.over.store(true, Ordering::Relaxed);
-        let mut stalls = self.thread.join().unwrap();
+        let mut stalls = self.thread.take().unwrap().join().unwrap();
         stalls.sort_unstable();
         assert!(stalls.len() >= 2, "the capacity hardly changed: {stalls:?}");
         let middle = stalls[stalls.len() / 2];
