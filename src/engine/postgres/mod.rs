@@ -253,7 +253,10 @@ fn farewell_text(why: &Farewell) -> (&'static str, String) {
         Farewell::ShuttingDown => ("57P01", "terminating connection due to administrator command"),
         Farewell::NotAvailable => ("57P03", "the database system is not available at the moment"),
         Farewell::TooManySessions => ("53300", "sorry, too many clients already"),
-        Farewell::UnknownCluster => ("08004", "no cluster of this name is served here"),
+        Farewell::UnknownCluster => (
+            "08004",
+            "no cluster of this name is served here: connect over TLS to a host name that begins with the cluster's name",
+        ),
         Farewell::Violation(text) => ("08P01", *text),
         Farewell::TooSlow => ("57014", "canceling authentication due to timeout"),
     };
