@@ -138,6 +138,10 @@ impl<E: Engine> Session<E> {
         if self.tracker.drift() > Drift::None {
             self.look_at_itself().await?;
         }
+        // The backend may have been lost while it was asked.
+        if self.backend.is_none() {
+            return Ok(());
+        }
         self.rest.parked = Some(signal.round);
         self.membership.park(signal.round, self.rest.standing.is_some());
         Ok(())
@@ -199,7 +203,7 @@ impl<E: Engine> Session<E> {
     }
 
     /// Messages that came in between our own are the client's.
-    async fn pass_aside(&mut self, mut aside: BytesMut) -> Result<(), End> {
+    pub(super) async fn pass_aside(&mut self, mut aside: BytesMut) -> Result<(), End> {
         self.rest.seen(&self.membership, &self.tracker);
         if aside.is_empty() {
             return Ok(());
