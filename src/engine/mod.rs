@@ -240,9 +240,6 @@ pub trait Tracker: Send {
     /// True when the router may speak to the backend in its own name.
     fn is_quiet(&self) -> bool;
 
-    /// No message of the backend has been forwarded in part only.
-    fn is_between_messages(&self) -> bool;
-
     /// A statement is running, so a cancel request makes sense.
     fn is_running(&self) -> bool;
 

@@ -55,8 +55,12 @@ impl Doing {
     /// The obstacle changed (or went).
     pub fn set(&mut self, obstacle: Option<Obstacle>, statement: &[u8]) {
         if self.obstacle != obstacle {
+            // A transaction is as old as its first statement, whatever it does at the moment.
+            let goes_on = |before: Option<Obstacle>| before.is_some_and(Obstacle::is_passing);
+            if !(goes_on(self.obstacle) && goes_on(obstacle)) {
+                self.since = Instant::now();
+            }
             self.obstacle = obstacle;
-            self.since = Instant::now();
         }
         self.length = statement.len().min(SHOWN);
         self.text[..self.length].copy_from_slice(&statement[..self.length]);
@@ -247,14 +251,13 @@ impl Fleet {
 
     /// Opens the gate; parked sessions go on where they were.
     pub(super) fn open(&self) {
-        {
-            let mut members = self.members();
-            let held = [Attachment::Parked, Attachment::Blocked];
-            let parked = members.sessions.iter().filter(|(_, m)| held.contains(&m.attachment));
-            let parked: Vec<u32> = parked.map(|(id, _)| *id).collect();
-            parked.into_iter().for_each(|id| members.set(id, Attachment::Attached));
-        }
+        // First the signal: whoever would park after the count was put right must find the gate open.
         self.signal(|signal| signal.phase = Phase::Open);
+        let mut members = self.members();
+        let held = [Attachment::Parked, Attachment::Blocked];
+        let parked = members.sessions.iter().filter(|(_, m)| held.contains(&m.attachment));
+        let parked: Vec<u32> = parked.map(|(id, _)| *id).collect();
+        parked.into_iter().for_each(|id| members.set(id, Attachment::Attached));
     }
 
     /// No database serves any more.
@@ -455,7 +458,8 @@ impl Membership {
         let mut members = self.fleet.members();
         let signal = self.fleet.signal.borrow().clone();
         let current = signal.round == round && matches!(signal.phase, Phase::Shut { .. });
-        if current {
+        let attached = members.sessions.get(&self.id).is_some_and(|m| m.attachment != Attachment::Detached);
+        if current && attached {
             members.set(self.id, if blocked { Attachment::Blocked } else { Attachment::Parked });
         }
         drop(members);

@@ -123,6 +123,9 @@ impl Driver {
     }
 
     async fn wait(&mut self, asks: &mut mpsc::Receiver<Asked>, stop: &mut watch::Receiver<bool>) -> Woken {
+        if *stop.borrow() {
+            return Woken::Stop;
+        }
         let Some(instance) = &mut self.instance else {
             return Woken::Died("it could not be started".to_owned());
         };

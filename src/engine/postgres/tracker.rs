@@ -415,10 +415,6 @@ impl crate::engine::Tracker for Tracker {
         self.at_rest() && self.status == b'I' && self.server_skip == 0
     }
 
-    fn is_between_messages(&self) -> bool {
-        self.server_skip == 0
-    }
-
     fn is_running(&self) -> bool {
         self.unsynced || !self.waiting.is_empty()
     }

@@ -35,6 +35,10 @@ pub(crate) struct Rest {
     shown: Option<Obstacle>,
     looked: Instant,
     due: Option<Instant>,
+    /// Since when something may have changed the session that was not looked at.
+    drifted_since: Option<Instant>,
+    /// Since when backends turn the session away.
+    pub refused_since: Option<Instant>,
     cancelling: Option<JoinHandle<()>>,
 }
 
@@ -51,6 +55,8 @@ impl Rest {
             shown: None,
             looked: Instant::now(),
             due: None,
+            drifted_since: None,
+            refused_since: None,
             cancelling: None,
         }
     }
@@ -59,6 +65,12 @@ impl Rest {
     pub(super) fn reattached(&mut self, era: u64) {
         self.era = era;
         self.cold = true;
+        self.parked = None;
+    }
+
+    /// The hold is over: what the session does from here on is not what it held still with.
+    pub(super) fn released(&mut self) {
+        self.parked = None;
     }
 
     /// A survey asks the session to look at itself. One that is busy will have to look again when it is held; it looks
@@ -92,13 +104,15 @@ impl Rest {
 
     /// It never came to rest for long enough.
     pub(crate) fn is_overdue(&self) -> bool {
-        self.due.is_some_and(|due| due + OVERDUE < Instant::now())
+        self.drifted_since.is_some_and(|since| since.elapsed() > OVERDUE)
     }
 
     /// Something may have changed the session.
     pub(crate) fn drifted(&mut self) {
         if self.due.is_none() {
-            self.due = Some((Instant::now() + SETTLED).max(self.looked + INTERVAL));
+            let now = Instant::now();
+            self.due = Some((now + SETTLED).max(self.looked + INTERVAL));
+            self.drifted_since = self.drifted_since.or(Some(now));
         }
     }
 
@@ -158,7 +172,7 @@ impl<E: Engine> Session<E> {
             return self.look_at_itself().await;
         }
         // Overdue ones are reported at their next quiet moment; until then the timer need not ring.
-        self.rest.due = self.rest.due.map(|due| due.max(Instant::now() - OVERDUE) + SETTLED);
+        self.rest.due = Some(Instant::now() + SETTLED);
         Ok(())
     }
 
@@ -177,7 +191,7 @@ impl<E: Engine> Session<E> {
         let cancel = backend.cancel();
         let captured = cancelled_when_late(backend.converse(question), cancel).await;
         self.rest.looked = Instant::now();
-        self.rest.due = None;
+        (self.rest.due, self.rest.drifted_since) = (None, None);
         (self.rest.survey_due, self.rest.cold) = (false, false);
         self.cluster.metrics.capture_seconds.observe(started.elapsed().as_secs_f64());
         match captured {
