@@ -155,7 +155,7 @@ def test_the_router_killed_at_any_moment(serve):
             )
         )
         scaling.start()
-        time.sleep(chance.uniform(0.02, 0.45))
+        time.sleep(chance.uniform(0.02, 0.22))
         server.kill()
         now = postmasters(server)
         assert len(now) <= 1
@@ -197,3 +197,182 @@ def test_the_database_killed_at_any_moment_of_a_change(serve):
     one_writer(server)
     ledger.check()
     clean_log(server)
+
+
+@pytest.fixture(scope="module")
+def shared(serve_module):
+    server = serve_module("15", cluster="start_timeout_seconds = 3\nstop_timeout_seconds = 3")
+    with server.connect() as connection:
+        connection.execute("CREATE TABLE t (id int, note text)")
+        # A COMMIT that takes as long as a test needs.
+        connection.execute("CREATE TABLE slow (id int)")
+        connection.execute(
+            "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(60); RETURN NULL; END $$"
+        )
+        connection.execute(
+            "CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON slow DEFERRABLE INITIALLY DEFERRED"
+            " FOR EACH ROW EXECUTE FUNCTION wait()"
+        )
+    return server
+
+
+def settle(server):
+    """Until every session at rest has been looked at: what the router knows of it is then what it is."""
+    # Sessions look at themselves shortly after they come to rest, but not more often than every second.
+    time.sleep(1.5)
+
+
+class Rich:
+    """A session with everything that must outlive its server."""
+
+    def __init__(self, server, key):
+        self.server, self.key = server, key
+        self.connection = server.connect()
+        self.connection.execute("SET work_mem = '7MB'")
+        self.connection.execute("SET my.own = 'thing'")
+        self.connection.execute("PREPARE p (int) AS SELECT $1 + 1")
+        self.connection.execute("LISTEN news")
+        self.connection.execute("SELECT pg_advisory_lock(%s)", (key,))
+        self.backend = self.ask("SELECT pg_backend_pid()")
+
+    def ask(self, *statement):
+        return self.connection.execute(*statement).fetchone()[0]
+
+    def check(self):
+        # The lock was restored before anybody could take it.
+        with self.server.connect() as other:
+            assert other.execute("SELECT pg_try_advisory_lock(%s)", (self.key,)).fetchone() == (False,)
+            other.execute("NOTIFY news, 'hello'")
+        assert self.ask("SHOW work_mem") == "7MB"
+        assert self.ask("SHOW my.own") == "thing"
+        assert self.ask("EXECUTE p (41)") == 42
+        assert [note.payload for note in self.connection.notifies(timeout=10, stop_after=1)] == ["hello"]
+        self.connection.close()
+
+
+def process_of(connection):
+    return connection.execute("SELECT pg_backend_pid()").fetchone()[0]
+
+
+def kill_postmaster(server, _process=None):
+    os.kill(server.status()["backend_pid"], signal.SIGKILL)
+
+
+def kill_one_process(_server, process):
+    """The server ends all its sessions and starts anew; its main process stays."""
+    os.kill(process, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("kill", [kill_postmaster, kill_one_process])
+def test_sessions_outlive_a_crash_of_their_database(shared, kill):
+    rich = Rich(shared, len(kill.__name__))
+    plain = shared.connect()
+    process = process_of(plain)
+    temporary = shared.connect()
+    temporary.execute("CREATE TEMPORARY TABLE mine (id int)")
+    open_one = shared.connect(autocommit=False)
+    open_one.execute("INSERT INTO t VALUES (1, 'lost')")
+    failed = shared.connect(autocommit=False)
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        failed.execute("SELECT 1 / 0")
+    in_statement = shared.connect(autocommit=False)
+    in_statement.execute("INSERT INTO t VALUES (2, 'lost')")
+    outside = shared.connect()
+    committing = shared.connect(autocommit=False)
+    committing.execute("INSERT INTO slow VALUES (1)")
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        running = pool.submit(in_statement.execute, "SELECT pg_sleep(60)")
+        alone = pool.submit(outside.execute, "SELECT pg_sleep(60)")
+        commit = pool.submit(committing.commit)
+        settle(shared)
+        kill(shared, process)
+
+        # A transaction that certainly did not commit: the session goes on.
+        with pytest.raises(psycopg.errors.SerializationFailure):
+            running.result(30)
+        # Nobody knows.
+        with pytest.raises(psycopg.errors.TransactionResolutionUnknown):
+            commit.result(30)
+        with pytest.raises(psycopg.errors.StatementCompletionUnknown):
+            alone.result(30)
+    assert committing.closed and outside.closed
+    with pytest.raises(psycopg.OperationalError, match="session state was lost with the server: .*temporary table"):
+        temporary.execute("SELECT 1")
+    assert temporary.closed
+
+    rich.check()
+    assert plain.execute("SELECT 1").fetchone() == (1,)
+    with pytest.raises(psycopg.errors.SerializationFailure):
+        open_one.execute("SELECT 1")
+    with pytest.raises(psycopg.errors.InFailedSqlTransaction):
+        failed.execute("SELECT 1")
+    for session in (open_one, failed, in_statement):
+        assert session.info.transaction_status == TransactionStatus.INERROR
+        session.rollback()
+        assert session.execute("SELECT count(*) FROM t WHERE note = 'lost'").fetchone() == (0,)
+        session.commit()
+        session.close()
+    plain.close()
+    wait_until(lambda: shared.status()["state"] == "available", "available")
+    one_writer(shared)
+    clean_log(shared)
+
+
+def test_a_long_statement_after_the_loss_is_answered(shared):
+    session = shared.connect(autocommit=False)
+    session.execute("INSERT INTO t VALUES (1, 'lost')")
+    settle(shared)
+    kill_postmaster(shared)
+    with pytest.raises(psycopg.errors.SerializationFailure):
+        session.execute("INSERT INTO t VALUES (2, %s)", ("x" * 1_000_000,))
+    with pytest.raises(psycopg.errors.InFailedSqlTransaction):
+        session.execute("SELECT %s::text", ("x" * 1_000_000,))
+    session.rollback()
+    assert session.execute("SELECT count(*) FROM t WHERE note = 'lost'").fetchone() == (0,)
+    session.close()
+
+
+def test_a_session_that_is_terminated_alone_is_told_so(shared):
+    one, other = shared.connect(), shared.connect()
+    number = process_of(one)
+    before = shared.status()["backend_pid"]
+    assert other.execute("SELECT pg_terminate_backend(%s)", (number,)).fetchone() == (True,)
+    with pytest.raises(psycopg.errors.AdminShutdown, match="terminating connection due to administrator command"):
+        one.execute("SELECT 1")
+    assert one.closed
+    assert other.execute("SELECT 1").fetchone() == (1,)
+    assert shared.status()["backend_pid"] == before
+    other.close()
+    clean_log(shared)
+
+
+class Switched:
+    """A folder of server programs whose `postgres` can be told to fail."""
+
+    REAL = "exec {real} \"$@\""
+    FAILURES = {
+        "ends": "echo 'FATAL:  told to fail' >&2; exit 1",
+        "hangs": "exec sleep 600",
+    }
+
+    def __init__(self, folder, version="15"):
+        self.folder = folder / "programs"
+        self.folder.mkdir()
+        real = pathlib.Path(server_folder(version))
+        for program in real.iterdir():
+            if program.name != "postgres":
+                (self.folder / program.name).symlink_to(program)
+        self.real = real / "postgres"
+        self.program = self.folder / "postgres"
+        self.write(self.REAL)
+
+    def write(self, body):
+        fresh = self.folder / "postgres.new"
+        fresh.write_text("#!/bin/sh\n" + body.format(real=self.real) + "\n")
+        fresh.chmod(0o755)
+        fresh.rename(self.program)
+
+    def fail(self, how, capacity_memory):
+        """Only starts with this much shared memory fail, so that the old capacity can come back."""
+        condition = f'case "$*" in *{capacity_memory}*) {self.FAILURES[how]} ;; esac\n'
+        self.write(condition + self.REAL)
