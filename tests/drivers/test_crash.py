@@ -372,7 +372,147 @@ class Switched:
         fresh.chmod(0o755)
         fresh.rename(self.program)
 
-    def fail(self, how, capacity_memory):
-        """Only starts with this much shared memory fail, so that the old capacity can come back."""
-        condition = f'case "$*" in *{capacity_memory}*) {self.FAILURES[how]} ;; esac\n'
-        self.write(condition + self.REAL)
+    def fail(self, how, capacity):
+        """Only starts with this capacity fail, so that the old one can come back."""
+        # A quarter of the memory (256 MiB for each unit) is the server's cache, and that is on its command line.
+        cache = f"shared_buffers={capacity * 256 // 4 * 1024}kB"
+        self.write(f'case "$*" in *{cache}*) {self.FAILURES[how]} ;; esac\n{self.REAL}')
+
+
+def use_programs(server, folder):
+    text = server.config.read_text()
+    server.config.write_text(re.sub(r'^server = ".*"$', f'server = "{folder}"', text, flags=re.MULTILINE))
+
+
+@contextlib.contextmanager
+def ended(server):
+    """Ends a server that was set up by hand; its database must end with it."""
+    try:
+        yield server
+        server.stop()
+    except BaseException:
+        print(server.log())
+        raise
+    finally:
+        server.end()
+        server.remove()
+
+
+def test_a_new_capacity_that_never_gets_ready_is_given_up():
+    server = Server("15", cluster="start_timeout_seconds = 3")
+    programs = Switched(server.folder)
+    use_programs(server, programs.folder)
+    with ended(server.start()):
+        rich = Rich(server, 1)
+        ledger = Ledger(server, writers=2)
+        settle(server)
+        ledger.start()
+        for how, words in (("ends", "told to fail"), ("hangs", "not ready after 3 s")):
+            programs.fail(how, 4)
+            report = server.scale(4, exits=(1,))
+            assert report["outcome"] == "failed" and words in report["error"], report
+            # Whoever was there is there.
+            assert report["sessions"] == {"carried": 3, "aborted": 0, "closed": 0}
+            assert server.status()["capacity"] == 2 and server.status()["state"] == "available"
+            one_writer(server)
+            seen = len(ledger.acknowledged)
+            wait_until(lambda: len(ledger.acknowledged) > seen + 20, "writes after it")
+        programs.write(programs.REAL)
+        assert server.scale(4)["outcome"] == "scaled"
+        ledger.stop()
+        assert not ledger.failures
+        ledger.check()
+        rich.check()
+        clean_log(server)
+
+
+def test_a_new_database_killed_while_it_starts(serve):
+    server = serve("15")
+    rich = Rich(server, 1)
+    ledger = Ledger(server, writers=2)
+    settle(server)
+    ledger.start()
+    outcomes = []
+    for _ in range(4):
+        old = postmasters(server)
+        change = scale_in_background(server, other_capacity(server))
+        new = wait_until(lambda: change.done() or set(postmasters(server)) - set(old), "a new database")
+        with contextlib.suppress(ProcessLookupError, TypeError):
+            for pid in new:
+                os.kill(pid, signal.SIGKILL)
+        outcomes.append(change.result(60)["outcome"])
+        wait_until(lambda: server.status()["state"] == "available", "a database again")
+        wait_until(lambda: len(postmasters(server)) == 1, "one database")
+        seen = len(ledger.acknowledged)
+        wait_until(lambda: len(ledger.acknowledged) > seen + 20, "writes after it")
+    ledger.stop()
+    print(outcomes)
+    assert set(outcomes) <= {"failed", "scaled"}
+    ledger.check()
+    rich.check()
+    one_writer(server)
+    clean_log(server)
+
+
+@contextlib.contextmanager
+def small_disk(folder, size):
+    folder.mkdir(mode=0o755)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=0755", "tmpfs", str(folder)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_disk_loses_nothing():
+    server = Server("15", parameters={"max_wal_size": "64MB", "min_wal_size": "32MB"})
+    filler = server.data_dir / "filler"
+    with small_disk(server.data_dir, "200m"), ended(server.start()):
+        rich = Rich(server, 1)
+        ledger = Ledger(server, writers=2)
+        ledger.start()
+        wait_until(lambda: len(ledger.acknowledged) > 20, "writes")
+        ledger.stop()
+        settle(server)
+        with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(65536))
+        # The change is refused before anything is touched; whoever reads goes on reading.
+        before = server.status()["backend_pid"]
+        report = server.scale(4, exits=(1,))
+        assert report["outcome"] == "failed" and "the disk is full" in report["error"], report
+        assert server.status()["backend_pid"] == before
+        assert rich.ask("SELECT count(*) FROM ledger") >= len(ledger.acknowledged)
+        with server.connect() as connection, pytest.raises(psycopg.errors.DiskFull):
+            connection.execute("CREATE TABLE big AS SELECT repeat('x', 500) FROM generate_series(1, 100000)")
+        # Even if its database dies now and cannot be started, nothing is lost.
+        kill_postmaster(server)
+        filler.unlink()
+        wait_until(lambda: server.status()["state"] == "available", "a database again")
+        ledger.check()
+        rich.check()
+        assert server.scale(4)["outcome"] == "scaled"
+        ledger.check()
+        one_writer(server)
+
+
+@pytest.mark.parametrize("who", ["postmaster", "session"])
+def test_a_server_that_hangs_costs_a_change_at_most(shared, who):
+    rich = Rich(shared, 100 + len(who))
+    other = shared.connect()
+    process = shared.status()["backend_pid"] if who == "postmaster" else process_of(rich.connection)
+    settle(shared)
+    from_capacity = shared.status()["capacity"]
+    os.kill(process, signal.SIGSTOP)
+    try:
+        report = shared.scale(4 if from_capacity == 2 else 2, seconds=10, exits=(0, 1, 3))
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGCONT)
+    print(report)
+    wait_until(lambda: shared.status()["state"] == "available", "available")
+    assert other.execute("SELECT 1").fetchone() == (1,)
+    rich.check()
+    other.close()
+    one_writer(shared)
+    clean_log(shared)
