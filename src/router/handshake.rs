@@ -228,7 +228,10 @@ impl<E: Engine> Porter<'_, E> {
             return Err(Turned::With(Farewell::UnknownCluster, RefusalReason::UnknownCluster));
         };
         let asked = Instant::now();
-        let account = cluster.admin.account(user).await;
+        let account = tokio::select! {
+            account = cluster.admin.account(user) => account,
+            () = gone(&mut self.stream, &mut self.input) => return Err(Turned::Away(None)),
+        };
         self.deadline += asked.elapsed();
         account.map_err(|_| Turned::With(Farewell::NotAvailable, RefusalReason::Unavailable))
     }
@@ -238,6 +241,19 @@ impl<E: Engine> Porter<'_, E> {
         self.stream.flush().await?;
         self.stream.shutdown().await
     }
+}
+
+/// Resolves when the client has left. What it sends meanwhile is kept for later.
+///
+/// # Cancel safety
+/// Safe: what was read is in `input`.
+async fn gone(stream: &mut ClientStream, input: &mut BytesMut) {
+    while input.len() <= MAX_UNREAD {
+        if !matches!(stream.read_buf(input).await, Ok(1..)) {
+            return;
+        }
+    }
+    std::future::pending().await
 }
 
 /// Passes a cancel request on and waits until the server was asked, as a server would before it closes.
@@ -252,7 +268,7 @@ async fn cancel<E: Engine>(door: &Door<E>, claim: &CancelClaim) {
 
 /// Gives a guest its first backend and lives the session.
 async fn open<E: Engine>(guest: Guest<E>, address: SocketAddr) {
-    let Guest { mut stream, input, cluster, startup, mut out } = guest;
+    let Guest { mut stream, mut input, cluster, startup, mut out } = guest;
     let (user, database) = E::describe(&startup);
     let span = tracing::Span::current();
     span.record("cluster", &cluster.name).record("user", user);
@@ -279,7 +295,11 @@ async fn open<E: Engine>(guest: Guest<E>, address: SocketAddr) {
     };
     let key = membership.key();
     span.record("id", key.id);
-    let (backend, era) = match attach::first_backend(&cluster, &membership, &startup, FIRST_BACKEND).await {
+    let first = tokio::select! {
+        first = attach::first_backend(&cluster, &membership, &startup, FIRST_BACKEND) => first,
+        () = gone(&mut stream, &mut input) => return,
+    };
+    let (backend, era) = match first {
         Ok(first) => first,
         Err(Some(BackendError::Dialogue(DialogueError::Refused { message, .. }))) => {
             return refuse(stream, out, &message, RefusalReason::Unavailable).await;
