@@ -259,7 +259,7 @@ impl Capture {
             b'E' => self.error = self.error.take().or_else(|| Some(refused(message))),
             b'N' => self.info(&message.body),
             b'A' | b'S' => {
-                message::put(&mut self.aside, message.kind, |out| out.extend_from_slice(&message.body))
+                message::put(&mut self.aside, message.kind, |out| out.extend_from_slice(&message.body));
             }
             b't' | b'T' | b'n' if matches!(step, Some(Step::Describing(_))) => {
                 message::put(&mut self.description, message.kind, |out| out.extend_from_slice(&message.body));

@@ -42,6 +42,7 @@ impl Engine for Postgres {
     type Capture = capture::Capture;
     type Restore = restore::Restore;
     type Restored = restore::Restored;
+    type Drain = query::Drain;
     type AccountQuery = query::AccountQuery;
     type AdminQuery = query::AdminQuery;
     type Lost = lost::LostTransaction;
@@ -150,6 +151,15 @@ impl Engine for Postgres {
 
     fn is_visible(state: &state::State) -> bool {
         !state.locks.is_empty() || !state.channels.is_empty() || !state.sequences.is_empty()
+    }
+
+    fn drain(state: &state::State) -> Option<query::Drain> {
+        (!state.channels.is_empty()).then(query::Drain::default)
+    }
+
+    fn weaken(state: &mut state::State) {
+        // A default or a trigger may have drawn from a sequence: "not yet defined" is better than an old value.
+        state.sequences.clear();
     }
 
     fn account_query(user: &str) -> query::AccountQuery {
