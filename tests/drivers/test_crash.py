@@ -319,6 +319,28 @@ def test_sessions_outlive_a_crash_of_their_database(shared, kill):
     clean_log(shared)
 
 
+def test_a_crash_after_a_change_is_told_as_any_other(shared):
+    """A session that was carried by a change, and runs a statement that outlives its server for a while."""
+    running, waiting = shared.connect(autocommit=False), shared.connect(autocommit=False)
+    shared.swap()
+    running.execute("INSERT INTO t VALUES (3, 'lost')")
+    waiting.execute("INSERT INTO t VALUES (4, 'lost')")
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        # It never looks up, so it does not notice that the server is gone; the router notices first.
+        counted = pool.submit(running.execute, "SELECT count(*) FROM generate_series(1, 1000000000)")
+        wait_until(lambda: "statement_in_progress" in [s["obstacle"] for s in shared.sessions()], "it runs")
+        kill_postmaster(shared)
+        with pytest.raises(psycopg.errors.SerializationFailure):
+            counted.result(30)
+    with pytest.raises(psycopg.errors.SerializationFailure):
+        waiting.execute("SELECT 1")
+    for session in (running, waiting):
+        session.rollback()
+        assert session.execute("SELECT count(*) FROM t WHERE note = 'lost'").fetchone() == (0,)
+        session.close()
+    one_writer(shared)
+
+
 def test_a_long_statement_after_the_loss_is_answered(shared):
     session = shared.connect(autocommit=False)
     session.execute("INSERT INTO t VALUES (1, 'lost')")

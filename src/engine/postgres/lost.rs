@@ -196,18 +196,12 @@ impl LostTransaction {
 impl crate::engine::LostTransaction for LostTransaction {
     fn receive(&mut self, input: &mut BytesMut, out: &mut BytesMut) -> bool {
         self.pay(out);
-<<<<<<< HEAD
         loop {
             self.drop_rest(input);
             if self.phase == Phase::Over && !self.in_segment && self.to_drop == 0 {
                 return true;
             }
             let Some(message) = self.next(input) else { return false };
-=======
-        while self.phase != Phase::Over || self.in_segment {
-            // What cannot be framed the tracker refuses once the session goes on.
-            let Ok(Some(message)) = message::take(input, MAX_REQUEST) else { return false };
->>>>>>> main
             match message.kind {
                 b'Q' => {
                     let text = message.body.strip_suffix(b"\0").unwrap_or(&message.body);
