@@ -73,7 +73,7 @@ class Raw:
                 (method,) = struct.unpack_from("!I", body)
                 if method == 10:
                     self._scram(password)
-                elif method != 0:
+                elif method not in (0, 12):
                     raise AssertionError(f"authentication method {method}")
             elif kind == "K":
                 self.pid, self.key = struct.unpack("!I", body[:4])[0], body[4:]

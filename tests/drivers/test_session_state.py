@@ -974,12 +974,12 @@ def session_id(connection):
     return connection.pid if isinstance(connection, Raw) else connection.info.backend_pid
 
 
-def listed(server, connection):
-    return next((s for s in server.sessions() if s["id"] == session_id(connection)), None)
+def listed(server, session):
+    return next((s for s in server.sessions() if s["id"] == session), None)
 
 
 def is_idle(server, connection):
-    return listed(server, connection)["obstacle"] is None
+    return listed(server, session_id(connection))["obstacle"] is None
 
 
 def attempt(function, *arguments):
@@ -1001,16 +1001,17 @@ def seek_in_vain(server, rows):
             found[row.name] = error
             continue
         connection, unblock = made
-        before = listed(server, connection)["obstacle"]
+        session = session_id(connection)
+        before = listed(server, session)["obstacle"]
         _, error = attempt(unblock)
 
-        def unblocked(connection=connection):
-            session = listed(server, connection)
-            return session is None or session["obstacle"] is None
+        def unblocked(session=session):
+            now = listed(server, session)
+            return now is None or now["obstacle"] is None
 
         if not error:
             _, error = attempt(wait_until, unblocked, f"{row.name} is no obstacle any more")
-        found[row.name] = error or (before, reasons.get(session_id(connection)))
+        found[row.name] = error or (before, reasons.get(session))
         if error:
             connection.close()
     return found, [made[0] for _, made, _ in setups if made]

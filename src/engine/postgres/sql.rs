@@ -3,7 +3,7 @@
 //! Everything here is a *hint*: it decides when to look at a session again and which setting names to ask for. What a
 //! session is made of is the server's to say (`capture`).
 
-use super::lexer::{Token, Tokens};
+use super::lexer::{self, Token, Tokens};
 
 /// How a statement touches the transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -196,6 +196,9 @@ impl<'a> Statement<'a> {
         }
         match token {
             Token::Word(word) => self.word(word, hints),
+            Token::Quoted(name) if self.position == 1 && self.verb_is("prepare") => {
+                hints.prepares.push(lexer::identifier(name));
+            }
             Token::Literal(literal) => self.literal(literal, hints),
             Token::Symbol(b'(') => self.parenthesis(hints),
             _ => {}
@@ -383,6 +386,7 @@ mod tests {
         assert_eq!(of("LOAD 'auto_explain'").loads, [b"auto_explain"]);
         assert_eq!(of("SELECT pg_backup_start('x')").backup, Some(true));
         assert_eq!(of("INSERT INTO t VALUES (1); PREPARE X AS SELECT 1").prepares, [b"x"]);
+        assert_eq!(of("PREPARE \"a\"\"B\" AS SELECT 1").prepares, [b"a\"B"]);
         assert!(of("SET xmloption = document").sets_parse_context);
     }
 }
