@@ -77,7 +77,7 @@ pub struct Restore {
 }
 
 impl Restore {
-    /// `context`: the parse settings in force in the session.
+    /// `context`: the parse settings that the new backend will have once the session's own are restored.
     pub fn new(state: State, context: ParseContext, nonce: u64) -> Restore {
         Restore {
             state,
@@ -270,15 +270,19 @@ impl Restore {
         }
     }
 
-    fn statement_answered(&mut self, at: usize, again: bool) {
+    fn statement_answered(&mut self, at: usize, again: bool, out: &mut BytesMut) {
         let description = std::mem::take(&mut self.description).freeze();
         let prepared = &self.state.prepared[at];
         let name = String::from_utf8_lossy(&prepared.name).into_owned();
         match self.failed.take() {
             Some(_) if !again => self.again.push(at),
-            Some(text) => self.failed = Some(format!("prepared statement {name:?}: {text}")),
+            // The old backend would refuse to run it from now on (`plancache.c`, "cached plan must not change result
+            // type", or what it stands on is gone). Here it does not exist, which is an error of the same kind.
+            Some(text) => tracing::warn!(name, text, "a prepared statement cannot be restored"),
             None if prepared.description.as_ref().is_some_and(|old| *old != description) => {
-                self.failed = Some(format!("prepared statement {name:?} has another result now"));
+                tracing::warn!(name, "a prepared statement has another result now and is left out");
+                message::put_close(out, &name);
+                self.end(out, Step::May);
             }
             None => {}
         }
@@ -288,7 +292,7 @@ impl Restore {
         let step = self.steps.pop_front();
         match step {
             Some(Step::May) => self.failed = None,
-            Some(Step::Statement { at, again }) => self.statement_answered(at, again),
+            Some(Step::Statement { at, again }) => self.statement_answered(at, again, out),
             Some(Step::Lock) if self.failed.is_none() && !self.answered_true => {
                 self.failed = Some("an advisory lock is somebody else's now".into());
             }
