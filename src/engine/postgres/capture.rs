@@ -107,6 +107,9 @@ impl Capture {
         if self.without_timeout {
             self.run(out, "t", "SELECT 'time', pg_catalog.current_setting('statement_timeout')", &[]);
             self.run(out, "s", "SET LOCAL statement_timeout = 0", &[]);
+            // Up to version 10 one timer runs from `Sync` to `Sync`.
+            message::put_sync(out);
+            self.steps.push_back(Step::Asking);
         }
         let query = introspection::query(self.question.major);
         self.run(out, "i", &query, &[names.as_bytes(), RESERVED.as_bytes()]);
