@@ -23,7 +23,7 @@ use super::backend::Backend;
 use super::fleet::{Membership, Order};
 use super::gate::{Gate, Phase, Signal};
 use super::relay::{self, ClientEnd, Event, Manner, Pump, Report};
-use crate::engine::{Drift, Engine, Farewell, Tracker};
+use crate::engine::{Engine, Farewell, Tracker};
 
 pub(super) mod attach;
 mod forced;
@@ -121,7 +121,7 @@ impl<E: Engine> Session<E> {
             _ => {}
         }
         let survey = std::mem::replace(&mut self.rest.survey, signal.survey) != signal.survey;
-        if survey && self.tracker.is_quiet() && self.cleared == 0 && self.tracker.drift() > Drift::None {
+        if survey && self.tracker.is_quiet() && self.cleared == 0 && self.is_stale() {
             return self.look_at_itself().await;
         }
         match self.wait(signal).await {

@@ -32,6 +32,8 @@ pub struct Rest {
     standing: Option<Obstacle>,
     shown: Option<Obstacle>,
     looked: Instant,
+    /// How many setting names were known when the session last looked; `None`: it never had to.
+    names: Option<usize>,
     due: Option<Instant>,
     cancelling: Option<JoinHandle<()>>,
 }
@@ -46,6 +48,7 @@ impl Rest {
             standing: None,
             shown: None,
             looked: Instant::now(),
+            names: None,
             due: None,
             cancelling: None,
         }
@@ -108,7 +111,7 @@ async fn cancelled_when_late<T>(look: impl Future<Output = T>, cancel: impl Futu
 impl<E: Engine> Session<E> {
     /// The gate is shut and the session is at rest: it holds still from here on.
     pub(super) async fn at_rest(&mut self, signal: &Signal) -> Result<(), End> {
-        if self.tracker.drift() > Drift::None {
+        if self.is_stale() {
             self.look_at_itself().await?;
         }
         if signal.phase == Phase::Open {
@@ -134,6 +137,13 @@ impl<E: Engine> Session<E> {
         Ok(())
     }
 
+    /// What was last captured may not be all that the session is made of.
+    pub(super) fn is_stale(&self) -> bool {
+        let (_, database) = E::describe(&self.startup);
+        let more_names = |asked: usize| self.membership.known_setting_names(database) > asked;
+        self.tracker.drift() > Drift::None || self.rest.names.is_some_and(more_names)
+    }
+
     /// Captures. The session must be at rest.
     pub(super) async fn look_at_itself(&mut self) -> Result<(), End> {
         if let Some(cancelling) = self.rest.cancelling.take() {
@@ -143,6 +153,7 @@ impl<E: Engine> Session<E> {
         let started = Instant::now();
         let (_, database) = E::describe(&self.startup);
         let names = self.membership.share_setting_names(database, E::setting_names(&self.tracker));
+        self.rest.names = Some(names.len());
         let Some(backend) = &mut self.backend else { return Ok(()) };
         let question =
             E::capture(&self.startup, &backend.logged_in, &self.tracker, &self.state, &names, nonce());
@@ -161,7 +172,11 @@ impl<E: Engine> Session<E> {
                 self.pass_aside(captured.aside).await
             }
             Err(BackendError::Dialogue(error @ crate::engine::DialogueError::Refused { .. })) => {
-                tracing::warn!(session = self.membership.key().id, %error, "a session cannot be asked for its state");
+                // It will be asked again and again while a change is sought; once is enough to be told.
+                if self.rest.standing != Some(Obstacle::Unknown) {
+                    let session = self.membership.key().id;
+                    tracing::warn!(session, %error, "a session cannot be asked for its state");
+                }
                 self.rest.standing = Some(Obstacle::Unknown);
                 self.rest.seen(&self.membership, &self.tracker);
                 Ok(())
