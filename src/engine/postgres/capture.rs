@@ -265,7 +265,7 @@ impl Capture {
                 message::put(&mut self.aside, message.kind, |out| out.extend_from_slice(&message.body))
             }
             b't' | b'T' | b'n' if matches!(step, Some(Step::Describing(_))) => {
-                message::put(&mut self.description, message.kind, |out| out.extend_from_slice(&message.body));
+                message::put_description(&mut self.description, message);
             }
             b'Z' => return self.ready(message.body.first().copied().unwrap_or(0), out),
             b'1' | b'2' | b'3' | b'C' | b'I' | b's' | b't' | b'T' | b'n' => {}

@@ -333,7 +333,7 @@ impl Restore {
                 }
             }
             b't' | b'T' | b'n' if describing => {
-                message::put(&mut self.description, message.kind, |out| out.extend_from_slice(&message.body));
+                message::put_description(&mut self.description, message);
             }
             b'Z' => return self.ready(out),
             b'1' | b'2' | b'3' | b'C' | b'I' | b'N' | b's' | b't' | b'T' | b'n' => {}
