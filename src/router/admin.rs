@@ -19,12 +19,16 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Between two tries.
 const RETRY: Duration = Duration::from_millis(20);
 
+/// How long the texts of one database may take to be read; a lock may be in the way of the last of them.
+const READING: Duration = Duration::from_secs(3);
+
 /// Rows of text.
 pub type Rows = Vec<Vec<Option<String>>>;
 
 enum Ask<E: Engine> {
     Account(String, oneshot::Sender<Option<E::Account>>),
     Run(String, oneshot::Sender<Result<Rows, BackendError>>),
+    Names(String, oneshot::Sender<Vec<String>>),
 }
 
 /// Asks the database in the router's name.
@@ -55,6 +59,13 @@ impl<E: Engine> Admin<E> {
     pub async fn account(&self, user: &str) -> Result<Option<E::Account>, NotAvailable> {
         let (answer, answered) = oneshot::channel();
         self.asks.try_send(Ask::Account(user.to_owned(), answer)).map_err(|_| NotAvailable)?;
+        timeout(PATIENCE, answered).await.map_err(|_| NotAvailable)?.map_err(|_| NotAvailable)
+    }
+
+    /// The names of settings in the texts that a database stores.
+    pub async fn stored_names(&self, database: &str) -> Result<Vec<String>, NotAvailable> {
+        let (answer, answered) = oneshot::channel();
+        self.asks.try_send(Ask::Names(database.to_owned(), answer)).map_err(|_| NotAvailable)?;
         timeout(PATIENCE, answered).await.map_err(|_| NotAvailable)?.map_err(|_| NotAvailable)
     }
 
@@ -124,6 +135,15 @@ impl<E: Engine> Task<E> {
                 self.keep_if_sound(&rows);
                 drop(answer.send(rows));
             }
+            Ask::Names(database, answer) => {
+                let mut names = Vec::new();
+                match timeout(READING, self.read_texts(&database, &mut names)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => tracing::warn!(database, %error, "stored texts cannot be read"),
+                    Err(_) => tracing::warn!(database, "stored texts cannot be read in time"),
+                }
+                drop(answer.send(names));
+            }
         }
     }
 
@@ -158,6 +178,18 @@ impl<E: Engine> Task<E> {
         };
         self.keep_if_sound(&asked);
         asked
+    }
+
+    /// On a connection of its own, because each database has its own texts.
+    async fn read_texts(&self, database: &str, names: &mut Vec<String>) -> Result<(), BackendError> {
+        let socket = self.gate.borrow().socket.clone().ok_or(BackendError::Closed)?;
+        let mut backend = Backend::<E>::connect(&socket, E::log_in_as_master(&self.user, database)).await?;
+        for query in E::stored_texts(&backend.logged_in) {
+            let rows = backend.converse(E::admin_query(&query, &[])).await?;
+            names.extend(rows.iter().flatten().flatten().flat_map(|text| E::stored_names(text)));
+        }
+        backend.close();
+        Ok(())
     }
 
     fn keep_if_sound<T>(&mut self, asked: &Result<T, BackendError>) {

@@ -151,6 +151,16 @@ impl Members {
         member.attachment = to;
     }
 
+    fn learn_setting_names(&mut self, database: &str, names: &[String]) -> &Vec<String> {
+        let known = self.setting_names.entry(database.to_owned()).or_default();
+        for name in names {
+            if known.len() < MAX_SETTING_NAMES && !known.contains(name) {
+                known.push(name.clone());
+            }
+        }
+        known
+    }
+
     fn name_backend(&mut self, id: u32, backend_id: Option<u32>) {
         let Some(member) = self.sessions.get_mut(&id) else { return };
         if let Some(old) = member.backend_id.take() {
@@ -308,6 +318,21 @@ impl Fleet {
     /// How sessions fared since the last hold began.
     pub fn tally(&self) -> Tally {
         self.members().tally
+    }
+
+    /// The databases that sessions are in.
+    pub fn databases(&self) -> Vec<String> {
+        let members = self.members();
+        let mut databases: Vec<String> =
+            members.sessions.values().map(|member| member.identity.database.clone()).collect();
+        databases.sort_unstable();
+        databases.dedup();
+        databases
+    }
+
+    /// Adds setting names that the sessions of a database are to be asked for.
+    pub fn learn_setting_names(&self, database: &str, names: &[String]) {
+        self.members().learn_setting_names(database, names);
     }
 
     /// All sessions, oldest first.
@@ -483,14 +508,12 @@ impl Membership {
 
     /// Shares setting names with the other sessions of a database and returns what they know.
     pub fn share_setting_names(&self, database: &str, own: &[String]) -> Vec<String> {
-        let mut members = self.fleet.members();
-        let known = members.setting_names.entry(database.to_owned()).or_default();
-        for name in own {
-            if known.len() < MAX_SETTING_NAMES && !known.contains(name) {
-                known.push(name.clone());
-            }
-        }
-        known.clone()
+        self.fleet.members().learn_setting_names(database, own).clone()
+    }
+
+    /// How many setting names are known in a database. It never falls.
+    pub fn known_setting_names(&self, database: &str) -> usize {
+        self.fleet.members().setting_names.get(database).map_or(0, Vec::len)
     }
 }
 

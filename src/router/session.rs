@@ -123,9 +123,6 @@ impl<E: Engine> Session<E> {
         if signal.era != self.rest.era {
             return self.let_go(signal).await;
         }
-        if signal.phase == Phase::Open {
-            self.rest.released();
-        }
         match signal.phase {
             Phase::Shut { forced: true }
                 if !self.rest.is_parked(signal.round) || self.rest.standing().is_some() =>
@@ -144,7 +141,7 @@ impl<E: Engine> Session<E> {
         if signal.phase == Phase::Open && !self.outlasting.is_empty() {
             return self.repeat_outlasting().await;
         }
-        self.rest.surveyed(signal.survey, self.tracker.drift(), self.tracker.is_quiet());
+        self.rest.surveyed(signal.survey, self.is_stale() && self.tracker.is_quiet());
         match self.wait(signal).await {
             Woken::Gate => Ok(()),
             Woken::Due => self.ring().await,

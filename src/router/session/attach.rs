@@ -149,7 +149,7 @@ impl<E: Engine> Session<E> {
             }
         };
         self.rest.refused_since = None;
-        let restore = E::restore(&self.tracker, &self.state, nonce());
+        let restore = E::restore(&self.tracker, &backend.logged_in, &self.state, nonce());
         match backend.converse(restore).await {
             Ok(restored) => {
                 let mut out = BytesMut::new();

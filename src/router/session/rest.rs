@@ -34,6 +34,8 @@ pub(crate) struct Rest {
     standing: Option<Obstacle>,
     shown: Option<Obstacle>,
     looked: Instant,
+    /// How many setting names were known when the session last looked; `None`: it never had to.
+    names: Option<usize>,
     due: Option<Instant>,
     /// Since when something may have changed the session that was not looked at.
     drifted_since: Option<Instant>,
@@ -54,6 +56,7 @@ impl Rest {
             standing: None,
             shown: None,
             looked: Instant::now(),
+            names: None,
             due: None,
             drifted_since: None,
             refused_since: None,
@@ -68,17 +71,12 @@ impl Rest {
         self.parked = None;
     }
 
-    /// The hold is over: what the session does from here on is not what it held still with.
-    pub(super) fn released(&mut self) {
-        self.parked = None;
-    }
-
     /// A survey asks the session to look at itself. One that is busy will have to look again when it is held; it looks
     /// now, too, if its backend was never asked.
-    pub(super) fn surveyed(&mut self, survey: u64, drift: Drift, quiet: bool) {
+    pub(super) fn surveyed(&mut self, survey: u64, stale_and_quiet: bool) {
         if self.survey != survey {
             self.survey = survey;
-            self.survey_due = drift > Drift::None && quiet || self.cold;
+            self.survey_due = stale_and_quiet || self.cold;
         }
     }
 
@@ -154,7 +152,7 @@ impl<E: Engine> Session<E> {
         if !matches!(signal.phase, Phase::Shut { .. }) {
             return Ok(());
         }
-        if self.tracker.drift() > Drift::None {
+        if self.is_stale() {
             self.look_at_itself().await?;
         }
         // The backend may have been lost while it was asked.
@@ -181,6 +179,13 @@ impl<E: Engine> Session<E> {
         Ok(())
     }
 
+    /// What was last captured may not be all that the session is made of.
+    pub(super) fn is_stale(&self) -> bool {
+        let (_, database) = E::describe(&self.startup);
+        let more_names = |asked: usize| self.membership.known_setting_names(database) > asked;
+        self.tracker.drift() > Drift::None || self.rest.names.is_some_and(more_names)
+    }
+
     /// Captures. The session must be at rest.
     pub(super) async fn look_at_itself(&mut self) -> Result<(), End> {
         if let Some(cancelling) = self.rest.cancelling.take() {
@@ -190,6 +195,7 @@ impl<E: Engine> Session<E> {
         let started = Instant::now();
         let (_, database) = E::describe(&self.startup);
         let names = self.membership.share_setting_names(database, E::setting_names(&self.tracker));
+        self.rest.names = Some(names.len());
         let Some(backend) = &mut self.backend else { return Ok(()) };
         let question =
             E::capture(&self.startup, &backend.logged_in, &self.tracker, &self.state, &names, nonce());
@@ -209,7 +215,11 @@ impl<E: Engine> Session<E> {
                 self.pass_aside(captured.aside).await
             }
             Err(BackendError::Dialogue(error @ crate::engine::DialogueError::Refused { .. })) => {
-                tracing::warn!(session = self.membership.key().id, %error, "a session cannot be asked for its state");
+                // It will be asked again and again while a change is sought; once is enough to be told.
+                if self.rest.standing != Some(Obstacle::Unknown) {
+                    let session = self.membership.key().id;
+                    tracing::warn!(session, %error, "a session cannot be asked for its state");
+                }
                 self.rest.standing = Some(Obstacle::Unknown);
                 self.rest.seen(&self.membership, &self.tracker);
                 Ok(())
