@@ -5,11 +5,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -20,11 +19,11 @@ use crate::compute::process::{
 use crate::config::{ClusterConfig, Config, raise_descriptor_limit};
 use crate::engine::Engine as _;
 use crate::engine::postgres::Postgres;
+use crate::router::Cluster;
 use crate::router::admin::Admin;
 use crate::router::fleet::Fleet;
 use crate::router::listener::{Door, Listener, places};
 use crate::router::tls::{DevelopmentCertificates, Tls};
-use crate::router::{Cluster, random};
 use crate::scaling::board::Board;
 use crate::scaling::clusters::{Clusters, Handle};
 use crate::scaling::driver::{Driver, Maintenance};
@@ -42,8 +41,8 @@ const ADMIN_DATABASE: &str = "postgres";
 type Failure = String;
 
 /// Runs the router and the control plane until a signal ends it.
-pub fn serve(config: Config, log: LogOptions) -> ExitCode {
-    if let Err(error) = telemetry::init(&log) {
+pub fn serve(config: &Config, log: &LogOptions) -> ExitCode {
+    if let Err(error) = telemetry::init(log) {
         eprintln!("scalepoint: {error}");
         return ExitCode::from(2);
     }
@@ -73,23 +72,49 @@ struct Assembled {
     config: ClusterConfig,
 }
 
-async fn run(config: Config) -> Result<(), Failure> {
+async fn run(config: &Config) -> Result<(), Failure> {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
     let data_dir = files::data_dir(&config.data_dir)?;
-    let tls = Arc::new(certificates(&config, &data_dir)?);
+    let tls = Arc::new(certificates(config, &data_dir)?);
     let metrics = Arc::new(Metrics::new());
     let secret = files::secret(&data_dir.join("secret"))?;
-    let (admin_socket, admin_address) = bind(config.admin.listen)?;
+    let admin = bind(config.admin.listen)?;
     let mut assembled = Vec::new();
     for cluster in &config.clusters {
-        assembled.push(assemble(cluster, &config, &data_dir, &metrics, secret)?);
+        assembled.push(assemble(cluster, config, &data_dir, &metrics, secret)?);
     }
     let sockets = bind_all(&mut assembled)?;
+    // Before the first database: a signal that comes while one starts must not leave it behind.
+    let mut signals = Signals::new().map_err(|error| format!("cannot watch for signals: {error}"))?;
     let (stop, stopping) = watch::channel(false);
-
     let mut drivers = JoinSet::new();
+    let served = serve_clusters(config, assembled, sockets, &mut drivers, &stopping, &tls).await;
+    let outcome = match served {
+        Ok(handles) => {
+            open_api(config, admin, Clusters { handles, metrics }, &stopping);
+            println!("ready");
+            signals.wait_for_end(&tls).await;
+            Ok(())
+        }
+        Err(failure) => Err(failure),
+    };
+    tracing::info!("stopping");
+    stop.send_replace(true);
+    while drivers.join_next().await.is_some() {}
+    outcome
+}
+
+/// Starts every database and opens every listener.
+async fn serve_clusters(
+    config: &Config,
+    assembled: Vec<Assembled>,
+    sockets: BTreeMap<SocketAddr, TcpListener>,
+    drivers: &mut JoinSet<()>,
+    stopping: &watch::Receiver<bool>,
+    tls: &Arc<Tls>,
+) -> Result<Vec<Handle>, Failure> {
     let mut handles = Vec::new();
     let mut clusters = Vec::new();
     for Assembled { cluster, mut driver, config: section } in assembled {
@@ -99,32 +124,33 @@ async fn run(config: Config) -> Result<(), Failure> {
         drivers.spawn(driver.run(asked, stopping.clone(), config.router.shutdown_grace));
         clusters.push((section, cluster));
     }
-
     let places = places(config.router.max_sessions);
     for (address, socket) in sockets {
         let behind = clusters.iter().filter(|(section, _)| section.listen == address);
         let door = Arc::new(Door {
             clusters: behind.map(|(_, cluster)| Arc::clone(cluster)).collect(),
-            tls: Arc::clone(&tls),
+            tls: Arc::clone(tls),
             handshake_timeout: config.router.handshake_timeout,
         });
         announce(address, &door);
         tokio::spawn(Listener { socket, door, places: Arc::clone(&places) }.run(stopping.clone()));
     }
-    let control = Arc::new(Clusters { handles, metrics });
-    let routes = api::router(control, config.admin.allowed_hosts.clone());
-    println!("admin      http://{admin_address}");
-    let mut api_stop = stopping.clone();
-    tokio::spawn(api::serve(admin_socket, routes, async move {
+    Ok(handles)
+}
+
+fn open_api(
+    config: &Config,
+    (socket, address): (TcpListener, SocketAddr),
+    clusters: Clusters,
+    stopping: &watch::Receiver<bool>,
+) {
+    let routes = api::router(Arc::new(clusters), config.admin.allowed_hosts.clone());
+    println!("admin      http://{address}");
+    let mut stopping = stopping.clone();
+    tokio::spawn(api::serve(socket, routes, async move {
         // An error means that everything has stopped already.
-        drop(api_stop.wait_for(|stop| *stop).await);
+        drop(stopping.wait_for(|stop| *stop).await);
     }));
-    println!("ready");
-    wait_for_end(&tls).await.map_err(|error| format!("cannot watch for signals: {error}"))?;
-    tracing::info!("stopping");
-    stop.send_replace(true);
-    while drivers.join_next().await.is_some() {}
-    Ok(())
 }
 
 fn announce(address: SocketAddr, door: &Door<Postgres>) {
@@ -132,19 +158,33 @@ fn announce(address: SocketAddr, door: &Door<Postgres>) {
     println!("postgres   {address}   {}", names.join(", "));
 }
 
-/// Serves until SIGTERM or SIGINT; SIGHUP reads the certificates again.
-async fn wait_for_end(tls: &Tls) -> std::io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hang_up = signal(SignalKind::hangup())?;
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
-            _ = hang_up.recv() => match tls.reload() {
-                Ok(()) => tracing::info!("certificates reloaded"),
-                Err(error) => tracing::error!(%error, "the certificates stay as they are"),
-            },
+/// The signals that the process listens to.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Serves until SIGTERM or SIGINT; SIGHUP reads the certificates again.
+    async fn wait_for_end(&mut self, tls: &Tls) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hang_up.recv() => match tls.reload() {
+                    Ok(()) => tracing::info!("certificates reloaded"),
+                    Err(error) => tracing::error!(%error, "the certificates stay as they are"),
+                },
+            }
         }
     }
 }

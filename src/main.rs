@@ -8,7 +8,7 @@ use scalepoint::cli::{Cli, Run};
 
 fn main() -> ExitCode {
     match Cli::parse().run() {
-        Run::Serve(config, log) => app::serve(*config, log),
+        Run::Serve(config, log) => app::serve(&config, &log),
         Run::Exit(exit) => exit.into(),
     }
 }

@@ -145,7 +145,7 @@ impl FakeServer {
     pub(crate) fn start() -> Self {
         let control = std::sync::Arc::new(FakeControlPlane::default());
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let (tell, told) = std::sync::mpsc::channel();
+        let (tell, told) = std::sync::mpsc::sync_channel(1);
         let router = super::router(control.clone(), vec!["scale.example.org".into()]);
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -1,5 +1,7 @@
 //! The API over a real socket, with a fake control plane behind it.
 
+#![expect(clippy::disallowed_methods, reason = "these threads have no runtime")]
+
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant, UNIX_EPOCH};
@@ -12,7 +14,7 @@ use crate::scaling::report::{Event, Outcome};
 
 /// Sends a request as it is and reads the answer to its end: status and body.
 fn raw(server: &FakeServer, head: &str, body: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(server.address).unwrap();
+    let mut stream = TcpStream::connect_timeout(&server.address, Duration::from_secs(20)).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let length = body.len();
     write!(stream, "{head}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
@@ -110,7 +112,7 @@ fn scales_with_what_was_asked() {
 fn a_change_goes_on_when_its_client_leaves() {
     let server = FakeServer::start();
     *server.control.takes.lock().unwrap() = Duration::from_millis(300);
-    let mut stream = TcpStream::connect(server.address).unwrap();
+    let mut stream = TcpStream::connect_timeout(&server.address, Duration::from_secs(20)).unwrap();
     let head = "POST /v1/clusters/orders/scale HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json";
     write!(stream, "{head}\r\nContent-Length: 14\r\n\r\n{{\"capacity\":4}}").unwrap();
     std::thread::sleep(Duration::from_millis(100));
@@ -149,7 +151,7 @@ fn browsers_on_other_pages_get_nothing() {
 #[test]
 fn events_are_followed_until_the_end() {
     let server = FakeServer::start();
-    let mut stream = TcpStream::connect(server.address).unwrap();
+    let mut stream = TcpStream::connect_timeout(&server.address, Duration::from_secs(20)).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     write!(
         stream,
@@ -175,7 +177,7 @@ fn events_are_followed_until_the_end() {
 #[test]
 fn stopping_does_not_wait_for_followers() {
     let server = FakeServer::start();
-    let mut stream = TcpStream::connect(server.address).unwrap();
+    let mut stream = TcpStream::connect_timeout(&server.address, Duration::from_secs(20)).unwrap();
     write!(stream, "GET /v1/clusters/orders/events?follow HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
     let mut first = [0u8; 16];
     stream.read_exact(&mut first).unwrap();

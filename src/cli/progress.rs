@@ -1,7 +1,7 @@
 //! The line that shows how a change comes along, on stderr and only on a terminal.
 
 use std::io::IsTerminal;
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget};
@@ -18,21 +18,21 @@ pub(super) fn while_waiting<T>(client: &Client, cluster: &str, work: impl FnOnce
     if !std::io::stderr().is_terminal() {
         return work();
     }
-    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    bar.enable_steady_tick(Duration::from_millis(100));
-    let (done, is_done) = channel::<()>();
+    let line_shown = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    line_shown.enable_steady_tick(Duration::from_millis(100));
+    let (done, is_done) = sync_channel::<()>(1);
     std::thread::scope(|scope| {
-        let bar = &bar;
+        let line_shown = &line_shown;
         scope.spawn(move || {
             while is_done.recv_timeout(POLL) == Err(RecvTimeoutError::Timeout) {
                 if let Ok((_, status)) = client.get::<ClusterStatus>(&format!("/v1/clusters/{cluster}")) {
-                    bar.set_message(line(&status));
+                    line_shown.set_message(line(&status));
                 }
             }
         });
         let result = work();
         drop(done);
-        bar.finish_and_clear();
+        line_shown.finish_and_clear();
         result
     })
 }

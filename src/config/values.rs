@@ -22,6 +22,7 @@ const UNITS: [(&str, u64); 9] = [
 ];
 
 /// Reads "2GiB", "512 MiB", "64MB" or "1.5GiB" as bytes; units regardless of case.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range is checked")]
 pub fn parse_size(text: &str) -> Option<u64> {
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());

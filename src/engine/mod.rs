@@ -280,6 +280,8 @@ pub trait Engine: Sized + Send + Sync + std::fmt::Debug + 'static {
     type Restore: Dialogue<Output = Self::Restored>;
     /// What a restore has to tell the client.
     type Restored: Send;
+    /// Fetches what the server has for the client and has not sent yet.
+    type Drain: Dialogue<Output = BytesMut>;
     /// Reads one account's secret.
     type AccountQuery: Dialogue<Output = Option<Self::Account>>;
     /// Runs one administrative statement; yields its rows.
@@ -331,6 +333,11 @@ pub trait Engine: Sized + Send + Sync + std::fmt::Debug + 'static {
     fn library_obstacle(paths: &[String]) -> Option<Obstacle>;
     /// The state can be seen by other sessions (a lock, a subscription): restore it before anybody runs.
     fn is_visible(state: &Self::State) -> bool;
+    /// What must be fetched from a backend before it is given up while nobody can write; `None`: nothing.
+    fn drain(state: &Self::State) -> Option<Self::Drain>;
+    /// Takes out of a state what statements that were sent since may have changed, however harmless: what is not known
+    /// any more must not be restored as if it were.
+    fn weaken(state: &mut Self::State);
     /// Reads an account's secret.
     fn account_query(user: &str) -> Self::AccountQuery;
     /// Runs an administrative statement with text parameters.

@@ -7,18 +7,19 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::Instrument;
 
-use super::backend::BackendError;
-use super::fleet::Identity;
+use super::backend::{Backend, BackendError};
+use super::fleet::{Identity, Membership, Order};
 use super::listener::Door;
 use super::relay::ClientEnd;
 use super::session::{Session, attach, rest::Rest};
 use super::stream::ClientStream;
 use super::tls::agreed_on_postgresql;
 use super::{Cluster, random};
-use crate::engine::{CancelClaim, DialogueError, Engine, Farewell, Greet, Greeting, Refusal, Tracker};
+use crate::engine::{CancelClaim, DialogueError, Engine, Farewell, Greet, Greeting, Refusal};
 use crate::telemetry::RefusalReason;
 
 /// How long a new client waits for a database that is starting.
@@ -252,68 +253,76 @@ async fn cancel<E: Engine>(door: &Door<E>, claim: &CancelClaim) {
 
 /// Gives a guest its first backend and lives the session.
 async fn open<E: Engine>(guest: Guest<E>, address: SocketAddr) {
-    let Guest { mut stream, input, cluster, startup, mut out } = guest;
-    let (user, database) = E::describe(&startup);
+    let (user, database) = E::describe(&guest.startup);
     let span = tracing::Span::current();
-    span.record("cluster", &cluster.name).record("user", user);
+    span.record("cluster", &guest.cluster.name).record("user", user);
     let identity = Identity {
         user: user.to_owned(),
         database: database.to_owned(),
         client: address.to_string(),
-        tls: stream.tls_version(),
+        tls: guest.stream.tls_version(),
     };
-    let refuse =
-        async |mut stream: ClientStream, mut out: BytesMut, message: &[u8], reason: RefusalReason| {
-            cluster.metrics.sessions_refused(reason).inc();
-            out.extend_from_slice(message);
-            let _told = timeout(LAST_WORDS, async {
-                stream.write_all(&out).await?;
-                stream.flush().await?;
-                stream.shutdown().await
-            })
-            .await;
-        };
-    let Ok((membership, orders)) = cluster.fleet.join(identity, random(), E::secret_length(&startup)) else {
+    let secret_length = E::secret_length(&guest.startup);
+    let Ok((membership, orders)) = guest.cluster.fleet.join(identity, random(), secret_length) else {
         let message = E::farewell(&Farewell::TooManySessions);
-        return refuse(stream, out, &message, RefusalReason::TooManySessions).await;
+        return guest.refuse(&message, RefusalReason::TooManySessions).await;
     };
-    let key = membership.key();
-    span.record("id", key.id);
-    let (backend, era) = match attach::first_backend(&cluster, &membership, &startup, FIRST_BACKEND).await {
-        Ok(first) => first,
+    span.record("id", membership.key().id);
+    match attach::first_backend(&guest.cluster, &membership, &guest.startup, FIRST_BACKEND).await {
+        Ok((backend, era)) => guest.live(membership, orders, backend, era).await,
         Err(Some(BackendError::Dialogue(DialogueError::Refused { message, .. }))) => {
-            return refuse(stream, out, &message, RefusalReason::Unavailable).await;
+            guest.refuse(&message, RefusalReason::Unavailable).await;
         }
         Err(_) => {
             let message = E::farewell(&Farewell::NotAvailable);
-            return refuse(stream, out, &message, RefusalReason::Unavailable).await;
+            guest.refuse(&message, RefusalReason::Unavailable).await;
         }
-    };
-    let tracker = E::welcome(&startup, &backend.logged_in, key, &mut out);
-    membership.attached_to(E::backend_id(&backend.logged_in));
-    let welcomed = timeout(LAST_WORDS, async {
-        stream.write_all(&out).await?;
-        stream.flush().await
-    });
-    if !matches!(welcomed.await, Ok(Ok(()))) {
-        return backend.close();
     }
-    tracing::debug!("session begins");
-    let gate = membership.gate();
-    let session = Session {
-        cluster,
-        startup,
-        membership,
-        orders,
-        gate,
-        client: ClientEnd::new(stream, input),
-        backend: Some(backend),
-        cleared: 0,
-        tracker,
-        state: E::State::default(),
-        lost: None,
-        rest: Rest::new(era),
-    };
-    let end = Box::pin(session.run()).await;
-    tracing::debug!(?end, "session ended");
+}
+
+impl<E: Engine> Guest<E> {
+    /// Says why there is no session, and closes.
+    async fn refuse(mut self, message: &[u8], reason: RefusalReason) {
+        self.cluster.metrics.sessions_refused(reason).inc();
+        self.out.extend_from_slice(message);
+        let told = timeout(LAST_WORDS, async {
+            self.stream.write_all(&self.out).await?;
+            self.stream.flush().await?;
+            self.stream.shutdown().await
+        });
+        if !matches!(told.await, Ok(Ok(()))) {
+            tracing::debug!(reason = reason.as_str(), "left before it was told");
+        }
+    }
+
+    /// Welcomes the client and lives its session.
+    async fn live(mut self, membership: Membership, orders: Receiver<Order>, backend: Backend<E>, era: u64) {
+        let tracker = E::welcome(&self.startup, &backend.logged_in, membership.key(), &mut self.out);
+        membership.attached_to(E::backend_id(&backend.logged_in));
+        let welcomed = timeout(LAST_WORDS, async {
+            self.stream.write_all(&self.out).await?;
+            self.stream.flush().await
+        });
+        if !matches!(welcomed.await, Ok(Ok(()))) {
+            return backend.close();
+        }
+        tracing::debug!("session begins");
+        let gate = membership.gate();
+        let session = Session {
+            cluster: self.cluster,
+            startup: self.startup,
+            membership,
+            orders,
+            gate,
+            client: ClientEnd::new(self.stream, self.input),
+            backend: Some(backend),
+            cleared: 0,
+            tracker,
+            state: E::State::default(),
+            lost: None,
+            rest: Rest::new(era),
+        };
+        let end = Box::pin(session.run()).await;
+        tracing::debug!(?end, "session ended");
+    }
 }

@@ -23,7 +23,7 @@ use super::backend::Backend;
 use super::fleet::{Membership, Order};
 use super::gate::{Gate, Phase, Signal};
 use super::relay::{self, ClientEnd, Event, Manner, Pump, Report};
-use crate::engine::{Drift, Engine, Farewell, Tracker};
+use crate::engine::{Engine, Farewell, Tracker};
 
 pub(super) mod attach;
 mod forced;
@@ -120,10 +120,7 @@ impl<E: Engine> Session<E> {
             }
             _ => {}
         }
-        let survey = std::mem::replace(&mut self.rest.survey, signal.survey) != signal.survey;
-        if survey && self.tracker.is_quiet() && self.cleared == 0 && self.tracker.drift() > Drift::None {
-            return self.look_at_itself().await;
-        }
+        self.rest.surveyed(signal.survey, self.tracker.drift(), self.tracker.is_quiet());
         match self.wait(signal).await {
             Woken::Gate => Ok(()),
             Woken::Due => self.ring().await,
@@ -131,11 +128,14 @@ impl<E: Engine> Session<E> {
                 self.cancel(done).await;
                 Ok(())
             }
-            Woken::Relay(Event::Reported) if signal.phase == Phase::Open => {
+            Woken::Relay(Event::Reported) if signal.phase != Phase::Open => self.at_rest(signal).await,
+            Woken::Relay(Event::Reported) if self.rest.survey_due() || self.rest.is_overdue() => {
+                self.look_at_itself().await
+            }
+            Woken::Relay(Event::Reported) => {
                 self.rest.drifted();
                 Ok(())
             }
-            Woken::Relay(Event::Reported) => self.at_rest(signal).await,
             Woken::Relay(Event::ClientGone | Event::Goodbye) => Err(End::Client),
             Woken::Relay(Event::Violation(text)) => Err(End::Told(Farewell::Violation(text))),
             Woken::Relay(Event::BackendGone | Event::Farewell) => self.backend_lost().await,
@@ -168,7 +168,7 @@ impl<E: Engine> Session<E> {
         let report = match signal.phase {
             Phase::Shut { .. } if !self.rest.is_parked(signal.round) => Report::Quiet,
             Phase::Closing => Report::Quiet,
-            Phase::Open if self.rest.is_overdue() => Report::Quiet,
+            Phase::Open if self.rest.survey_due() || self.rest.is_overdue() => Report::Quiet,
             Phase::Open if self.rest.due().is_none() => Report::Drifted,
             _ => Report::Nothing,
         };

@@ -8,6 +8,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 /// Microseconds per CPU accounting period (the kernel's default).
 const PERIOD_US: u64 = 100_000;
@@ -18,7 +19,7 @@ const SMALLEST_MEMORY_BYTES: u64 = 256 << 20;
 
 /// What a process tree may use; `None`: no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Limits {
+pub(super) struct Limits {
     /// CPU, in cores.
     pub cpu_cores: Option<f64>,
     /// Memory, bytes.
@@ -27,7 +28,7 @@ pub struct Limits {
 
 /// The memory limit for a capacity. Never one that the server's normal work would hit: an exhausted limit kills.
 /// `cache_bytes` is the server's own cache. `None`: not enforced.
-pub fn memory_limit(memory_bytes: u64, cache_bytes: Option<u64>) -> Option<u64> {
+pub(super) fn memory_limit(memory_bytes: u64, cache_bytes: Option<u64>) -> Option<u64> {
     if memory_bytes < SMALLEST_MEMORY_BYTES {
         return None;
     }
@@ -60,7 +61,7 @@ struct Seat {
 
 /// The cgroups of one cluster. Removed when dropped, unless processes are still in them.
 #[derive(Debug)]
-pub struct Cgroup {
+pub(super) struct Cgroup {
     seats: Vec<Seat>,
     limitations: Vec<String>,
     wanted: Mutex<Limits>,
@@ -68,7 +69,7 @@ pub struct Cgroup {
 
 impl Cgroup {
     /// Finds and makes the cgroups called `name`. Never fails: what is not to be had is a limitation.
-    pub fn create(name: &str) -> Self {
+    pub(super) fn create(name: &str) -> Self {
         let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
         let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let mut seats = Vec::new();
@@ -86,19 +87,19 @@ impl Cgroup {
     }
 
     /// What cannot be enforced on this machine.
-    pub fn limitations(&self) -> &[String] {
+    pub(super) fn limitations(&self) -> &[String] {
         &self.limitations
     }
 
     /// Makes the folders again if they are gone (they are removed when a cluster stops).
-    pub fn restore(&self) {
+    pub(super) fn restore(&self) {
         for seat in &self.seats {
             let _ = fs::create_dir(&seat.folder);
         }
     }
 
     /// Files to which a process writes "0" to move in.
-    pub fn entrances(&self) -> Vec<File> {
+    pub(super) fn entrances(&self) -> Vec<File> {
         let mut folders: Vec<&Path> = self.seats.iter().map(|seat| seat.folder.as_path()).collect();
         folders.dedup();
         let open = |folder: &&Path| OpenOptions::new().write(true).open(folder.join("cgroup.procs")).ok();
@@ -106,12 +107,12 @@ impl Cgroup {
     }
 
     /// Lifts all limits.
-    pub fn lift(&self) {
+    pub(super) fn lift(&self) {
         self.set(Limits::default());
     }
 
     /// Sets limits, now. May take a while (page cache is reclaimed): not for a thread of the runtime.
-    pub fn set(&self, limits: Limits) {
+    pub(super) fn set(&self, limits: Limits) {
         let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
         if *wanted == limits {
             return;
@@ -126,7 +127,7 @@ impl Cgroup {
 
     /// Removes the folders if nothing runs in them; says whether they are gone. A process that has exited but was not
     /// reaped yet (its new parent may be slow) still holds them.
-    pub fn remove(&self) -> bool {
+    pub(super) fn remove(&self) -> bool {
         *self.wanted.lock().unwrap_or_else(PoisonError::into_inner) = Limits::default();
         self.seats.iter().fold(true, |gone, seat| {
             let removed = fs::remove_dir(&seat.folder);
@@ -152,8 +153,10 @@ impl Seat {
     fn set_cpu(&self, cores: Option<f64>) -> io::Result<()> {
         let all = std::thread::available_parallelism().map_or(1, usize::from) as f64;
         // A quota of the whole machine only costs accounting.
-        let quota = cores.filter(|cores| *cores < all).map(|cores| (cores * PERIOD_US as f64) as u64);
-        let quota = quota.map(|quota| quota.max(SMALLEST_QUOTA_US).to_string());
+        let quota = cores.filter(|cores| *cores < all);
+        let quota = quota
+            .map(|cores| Duration::from_secs_f64(cores.max(0.0)).as_millis() * u128::from(PERIOD_US) / 1000);
+        let quota = quota.map(|quota| quota.max(SMALLEST_QUOTA_US.into()).to_string());
         if self.unified {
             let quota = quota.unwrap_or_else(|| "max".to_owned());
             return fs::write(self.folder.join("cpu.max"), format!("{quota} {PERIOD_US}"));

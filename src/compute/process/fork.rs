@@ -40,7 +40,7 @@ const CANNOT_RUN: i32 = 127;
 
 /// A server process of ours.
 #[derive(Debug, Clone)]
-pub struct Process {
+pub(super) struct Process {
     /// Its process id; valid until `exited` says otherwise.
     pub pid: u32,
     /// For signals.
@@ -51,17 +51,17 @@ pub struct Process {
 
 impl Process {
     /// How it exited, if it has.
-    pub fn ending(&self) -> Option<String> {
+    pub(super) fn ending(&self) -> Option<String> {
         self.exited.borrow().clone()
     }
 
     /// Whether it has exited by itself with status 0: then it has also seen its children end.
-    pub fn ended_cleanly(&self) -> bool {
+    pub(super) fn ended_cleanly(&self) -> bool {
         self.exited.borrow().as_deref() == Some(CLEAN_EXIT)
     }
 
     /// Waits until it has exited and been reaped. Cancel-safe.
-    pub async fn ended(&self) -> String {
+    pub(super) async fn ended(&self) -> String {
         let mut exited = self.exited.clone();
         let seen = exited.wait_for(Option::is_some).await;
         seen.ok().and_then(|how| how.clone()).unwrap_or_else(|| "unknown".to_owned())
@@ -110,7 +110,7 @@ fn reap(pid: libc::pid_t) -> String {
 
 /// A process that will become a server when it is told to. Dropped, it ends.
 #[derive(Debug)]
-pub struct Waiting {
+pub(super) struct Waiting {
     process: Process,
     gate: io::PipeWriter,
 }
@@ -118,7 +118,7 @@ pub struct Waiting {
 impl Waiting {
     /// Forks. The child moves into its cgroups through `entrances` (open `cgroup.procs` files), so that not one page
     /// of the server is charged elsewhere. The server's output goes to `log`. Must be called inside a runtime.
-    pub fn fork(program: &Program, entrances: &[File], log: &File) -> io::Result<Self> {
+    pub(super) fn fork(program: &Program, entrances: &[File], log: &File) -> io::Result<Self> {
         let image = Image::new(program)?;
         let null = OwnedFd::from(File::open("/dev/null")?);
         let (gate, opener) = io::pipe()?;
@@ -140,12 +140,12 @@ impl Waiting {
     }
 
     /// The process, which is no server yet.
-    pub fn process(&self) -> Process {
+    pub(super) fn process(&self) -> Process {
         self.process.clone()
     }
 
     /// Lets it become the server. If it died meanwhile, its `exited` says so.
-    pub fn release(mut self) -> Process {
+    pub(super) fn release(mut self) -> Process {
         if let Err(error) = io::Write::write_all(&mut self.gate, b"1") {
             tracing::warn!(pid = self.process.pid, %error, "a waiting process is gone");
             let _ = self.process.pidfd.signal(Signal::SIGKILL);

@@ -14,7 +14,7 @@ const TAIL_LINES: usize = 5;
 
 /// An open log and where the present start begins in it.
 #[derive(Debug)]
-pub struct ServerLog {
+pub(super) struct ServerLog {
     /// Open for appending.
     pub file: File,
     path: PathBuf,
@@ -23,7 +23,7 @@ pub struct ServerLog {
 
 impl ServerLog {
     /// Opens (and makes, mode 0640) the log at `path`, moving one that has grown too big to `<path>.1`.
-    pub fn open(path: &Path) -> io::Result<Self> {
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
         }
@@ -38,7 +38,7 @@ impl ServerLog {
     }
 
     /// What the server said since this start: the first grave line foremost, then the last few.
-    pub fn last_words(&self, is_grave: impl Fn(&str) -> bool) -> String {
+    pub(super) fn last_words(&self, is_grave: impl Fn(&str) -> bool) -> String {
         let text = self.tail().unwrap_or_default();
         let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
         let grave = lines.iter().find(|line| is_grave(line)).copied();

@@ -229,7 +229,7 @@ impl ProcessProvider {
     }
 
     fn stage(&self, resources: &Resources) -> Result<Staged, ComputeError> {
-        Staged::new(&self.site, self.flavour.as_ref(), resources, self.cgroup.entrances())
+        Staged::new(&self.site, self.flavour.as_ref(), resources, &self.cgroup.entrances())
     }
 
     /// Sets the limits of a capacity, in the background.
@@ -343,6 +343,10 @@ impl ComputeProvider for ProcessProvider {
             sleep(CGROUP_REMOVAL_PAUSE).await;
         }
         Ok(())
+    }
+
+    fn places(&self, resources: &Resources) -> Option<u64> {
+        self.flavour.places(resources)
     }
 
     fn limitations(&self) -> Vec<String> {

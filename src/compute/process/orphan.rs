@@ -34,7 +34,7 @@ struct Tenant {
 
 /// Stops everything that works on the volume and removes what it left lying about. `grace` is for a whole server; the
 /// children of a dead one get a few seconds. After `Ok` nothing runs on the volume.
-pub async fn clear(volume: &Path, flavour: &dyn Flavour, grace: Duration) -> Result<(), ComputeError> {
+pub(super) async fn clear(volume: &Path, flavour: &dyn Flavour, grace: Duration) -> Result<(), ComputeError> {
     let found = tenants(volume, flavour)?;
     let main = flavour.main_pid(volume);
     match found.iter().find(|tenant| Some(tenant.pid) == main) {
@@ -53,7 +53,7 @@ pub async fn clear(volume: &Path, flavour: &dyn Flavour, grace: Duration) -> Res
 }
 
 /// Stops one server: gently, then firmly, then by force. `Ok` when its main process has exited.
-pub async fn end(
+pub(super) async fn end(
     pid: u32,
     pidfd: &Pidfd,
     flavour: &dyn Flavour,

@@ -106,7 +106,7 @@ impl OsUser {
 
 /// Lets the server's user pass through a folder of ours that others may not see: when we are root, the folder's group
 /// becomes that user's and gets the right to pass (0710), nothing else. Does nothing when we are not root.
-pub fn admit_server_user(folder: &Path, candidates: &[&str]) -> Result<(), ComputeError> {
+pub(super) fn admit_server_user(folder: &Path, candidates: &[&str]) -> Result<(), ComputeError> {
     let Some(user) = OsUser::for_server(candidates)? else { return Ok(()) };
     let failed = |source| ComputeError::Io {
         what: format!("letting {} into {}", user.name, folder.display()),

@@ -11,11 +11,11 @@ use tokio::io::unix::AsyncFd;
 
 /// An open pidfd, registered with the runtime.
 #[derive(Debug)]
-pub struct Pidfd(AsyncFd<OwnedFd>);
+pub(super) struct Pidfd(AsyncFd<OwnedFd>);
 
 impl Pidfd {
     /// Opens the process `pid`. `Err` with `ESRCH` when there is none. Must be called inside a tokio runtime.
-    pub fn open(pid: u32) -> io::Result<Self> {
+    pub(super) fn open(pid: u32) -> io::Result<Self> {
         let pid = libc::pid_t::try_from(pid).map_err(|_| io::Error::from_raw_os_error(libc::ESRCH))?;
         // SAFETY: a system call with two integers; the result is checked before it is used.
         let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
@@ -31,7 +31,7 @@ impl Pidfd {
     }
 
     /// Sends a signal; a process that is gone already is not an error.
-    pub fn signal(&self, signal: Signal) -> io::Result<()> {
+    pub(super) fn signal(&self, signal: Signal) -> io::Result<()> {
         // SAFETY: our own open descriptor, a signal number and two zeroes.
         let sent = unsafe {
             libc::syscall(
@@ -52,7 +52,7 @@ impl Pidfd {
     }
 
     /// Returns when the process has exited (all its threads), reaped or not. Cancel-safe.
-    pub async fn exited(&self) -> io::Result<()> {
+    pub(super) async fn exited(&self) -> io::Result<()> {
         // The readiness is never cleared, because a process does not come back.
         self.0.readable().await.map(|_| ())
     }

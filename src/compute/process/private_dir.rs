@@ -18,7 +18,7 @@ const LONGEST_SOCKET_PATH: usize = 107;
 
 /// `wanted` if a socket called `longest_name` in it has a path the kernel takes, else a short folder named after the
 /// volume.
-pub fn choose(wanted: &Path, longest_name: &str, volume: &Path) -> PathBuf {
+pub(super) fn choose(wanted: &Path, longest_name: &str, volume: &Path) -> PathBuf {
     if wanted.as_os_str().len() + 1 + longest_name.len() <= LONGEST_SOCKET_PATH {
         return wanted.to_path_buf();
     }
@@ -30,12 +30,12 @@ pub fn choose(wanted: &Path, longest_name: &str, volume: &Path) -> PathBuf {
 }
 
 /// Sixteen hexadecimal digits that stand for a path.
-pub fn fingerprint(path: &Path) -> String {
+pub(super) fn fingerprint(path: &Path) -> String {
     hex::encode(&Sha256::digest(path.as_os_str().as_bytes())[..8])
 }
 
 /// Makes the folder, or checks the one that is there.
-pub fn ensure(folder: &Path, user: Option<&OsUser>) -> Result<(), ComputeError> {
+pub(super) fn ensure(folder: &Path, user: Option<&OsUser>) -> Result<(), ComputeError> {
     let failed = |source| ComputeError::Io { what: format!("making {}", folder.display()), source };
     if let Some(parent) = folder.parent() {
         fs::create_dir_all(parent).map_err(failed)?;

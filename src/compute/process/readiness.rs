@@ -23,14 +23,14 @@ const NOTIFICATION_BYTES: usize = 4096;
 
 /// The socket a server reports to.
 #[derive(Debug)]
-pub struct NotifySocket {
+pub(super) struct NotifySocket {
     socket: UnixDatagram,
     path: PathBuf,
 }
 
 impl NotifySocket {
     /// Binds `path`, which lies in the private folder, so that `user` may write to it.
-    pub fn bind(path: &Path, user: Option<&OsUser>) -> io::Result<Self> {
+    pub(super) fn bind(path: &Path, user: Option<&OsUser>) -> io::Result<Self> {
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -42,13 +42,13 @@ impl NotifySocket {
     }
 
     /// Where the server finds it.
-    pub fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Reads until the process has exited and says when it is ready. It reads on after that, and while the server
     /// stops: some servers report at length and would hang in `sendmsg` on a full queue.
-    pub fn listen(self, process: Process) -> watch::Receiver<bool> {
+    pub(super) fn listen(self, process: Process) -> watch::Receiver<bool> {
         let (tell, ready) = watch::channel(false);
         tokio::spawn(async move {
             let mut notification = vec![0; NOTIFICATION_BYTES];
@@ -82,7 +82,7 @@ fn says_ready(notification: &[u8]) -> bool {
 
 /// How the wait for a server ended.
 #[derive(Debug)]
-pub enum Readiness {
+pub(super) enum Readiness {
     /// It serves.
     Ready,
     /// It has exited, and how.
@@ -92,7 +92,7 @@ pub enum Readiness {
 }
 
 /// Waits until the server is ready by `notified` or by `looks_ready`, has exited, or `deadline` has passed.
-pub async fn await_ready(
+pub(super) async fn await_ready(
     process: &Process,
     mut notified: watch::Receiver<bool>,
     looks_ready: impl Fn() -> bool,

@@ -20,7 +20,7 @@ const INHERITED_VARIABLES: [&str; 3] = ["PATH", "TZ", "LD_LIBRARY_PATH"];
 
 /// What to run and how.
 #[derive(Debug)]
-pub struct Program {
+pub(super) struct Program {
     /// The program's file.
     pub file: PathBuf,
     /// Its arguments.
@@ -35,7 +35,7 @@ pub struct Program {
 
 impl Program {
     /// A program with arguments and nothing else set; it starts in `/`.
-    pub fn new(file: &Path, arguments: Vec<OsString>, user: Option<OsUser>) -> Self {
+    pub(super) fn new(file: &Path, arguments: Vec<OsString>, user: Option<OsUser>) -> Self {
         Self {
             file: file.to_path_buf(),
             arguments,
@@ -46,7 +46,7 @@ impl Program {
     }
 
     /// The variables it sees: the few inherited ones and its own.
-    pub fn variables(&self) -> impl Iterator<Item = (String, OsString)> + '_ {
+    pub(super) fn variables(&self) -> impl Iterator<Item = (String, OsString)> + '_ {
         let inherited = INHERITED_VARIABLES.iter();
         let inherited =
             inherited.filter_map(|name| std::env::var_os(name).map(|value| ((*name).to_owned(), value)));
@@ -75,7 +75,7 @@ impl Program {
 
 /// What a short program printed.
 #[derive(Debug)]
-pub struct Printed {
+pub(super) struct Printed {
     /// Whether it exited with status 0.
     pub success: bool,
     /// Its standard output.
@@ -85,7 +85,7 @@ pub struct Printed {
 }
 
 /// Runs a program to its end; kills it and all it started after `deadline`, or when dropped.
-pub async fn run(program: Program, deadline: Duration) -> Result<Printed, ComputeError> {
+pub(super) async fn run(program: Program, deadline: Duration) -> Result<Printed, ComputeError> {
     let name = program.file.display().to_string();
     let failed = |source| ComputeError::Io { what: format!("running {name}"), source };
     let mut command = tokio::process::Command::from(program.command());
@@ -94,7 +94,7 @@ pub async fn run(program: Program, deadline: Duration) -> Result<Printed, Comput
     let session = Session(child.id());
     let output = tokio::time::timeout(deadline, child.wait_with_output()).await;
     let output = output.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(failed)?;
-    std::mem::forget(session);
+    session.has_ended();
     Ok(Printed {
         success: output.status.success(),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -104,6 +104,13 @@ pub async fn run(program: Program, deadline: Duration) -> Result<Printed, Comput
 
 /// The process group of a program that is still running: killed as a whole when dropped.
 struct Session(Option<u32>);
+
+impl Session {
+    /// The program has ended, so its number may be another's by now.
+    fn has_ended(mut self) {
+        self.0 = None;
+    }
+}
 
 impl Drop for Session {
     fn drop(&mut self) {

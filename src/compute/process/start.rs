@@ -21,7 +21,7 @@ static STARTS: AtomicU64 = AtomicU64::new(0);
 
 /// A start that only needs the volume to be free: its process exists and waits. Dropped, it goes away.
 #[derive(Debug)]
-pub struct Staged {
+pub(super) struct Staged {
     waiting: Waiting,
     log: ServerLog,
     notified: watch::Receiver<bool>,
@@ -30,11 +30,11 @@ pub struct Staged {
 impl Staged {
     /// Prepares the start, down to the process. Nothing here is noticed by a running server. `entrances`: where the
     /// process moves into its cgroups.
-    pub fn new(
+    pub(super) fn new(
         site: &Site,
         flavour: &dyn Flavour,
         resources: &Resources,
-        entrances: Vec<File>,
+        entrances: &[File],
     ) -> Result<Self, ComputeError> {
         let failed = |what: &'static str| move |source| ComputeError::Io { what: what.to_owned(), source };
         let log_path = site.volume.parent().unwrap_or(Path::new("/")).join("log").join(flavour.log_name());
@@ -47,14 +47,14 @@ impl Staged {
         let program =
             Program { file, arguments, environment, folder: site.volume.clone(), user: site.user.clone() };
         let waiting =
-            Waiting::fork(&program, &entrances, &log.file).map_err(failed("making the server's process"))?;
+            Waiting::fork(&program, entrances, &log.file).map_err(failed("making the server's process"))?;
         let notified = notify.listen(waiting.process());
         Ok(Self { waiting, log, notified })
     }
 
     /// Starts the server and waits until it is ready. On `Err` its main process is gone (children may still be
     /// ending). Dropping the future kills it.
-    pub async fn go(
+    pub(super) async fn go(
         self,
         site: &Site,
         flavour: &dyn Flavour,

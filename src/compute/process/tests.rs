@@ -164,7 +164,7 @@ async fn a_killed_server_and_its_busy_children_are_cleared_before_the_next_start
     tokio::spawn(async move { busy.simple_query("do $$ begin loop end loop; end $$").await });
     sleep(Duration::from_millis(100)).await;
 
-    kill(Pid::from_raw(first.pid as i32), Signal::SIGKILL).unwrap();
+    kill(Pid::from_raw(first.pid.cast_signed()), Signal::SIGKILL).unwrap();
     let mut exited = first.exited.clone();
     let how =
         timeout(Duration::from_secs(5), exited.wait_for(Option::is_some)).await.unwrap().unwrap().clone();
@@ -173,7 +173,7 @@ async fn a_killed_server_and_its_busy_children_are_cleared_before_the_next_start
 
     let second = provider.launch(&resources(2)).await.unwrap();
     assert_eq!(ask(&second, "select n from kept").await, "42");
-    kill(Pid::from_raw(second.pid as i32), Signal::SIGKILL).unwrap();
+    kill(Pid::from_raw(second.pid.cast_signed()), Signal::SIGKILL).unwrap();
     provider.stop(&second, Duration::from_secs(5)).await.unwrap();
     assert_eq!(ground.running(), 0);
 }

@@ -20,13 +20,13 @@ const REACH_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The right to work on a volume: a lock on `<volume>.lock` that ends with this value, or with the process.
 #[derive(Debug)]
-pub struct Claim {
+pub(super) struct Claim {
     _lock: File,
 }
 
 impl Claim {
     /// Takes it, or says that another router has it.
-    pub async fn take(volume: &Path) -> Result<Self, ComputeError> {
+    pub(super) async fn take(volume: &Path) -> Result<Self, ComputeError> {
         let path = beside(volume, ".lock");
         let failed = |source| ComputeError::Io { what: format!("locking {}", path.display()), source };
         if let Some(parent) = path.parent() {
@@ -54,7 +54,7 @@ impl Claim {
 
 /// Makes the volume if there is none; all or nothing: it is built as `<volume>.new` and renamed when it is on disk.
 /// Returns whether it was made.
-pub async fn create_if_absent(
+pub(super) async fn create_if_absent(
     site: &Site,
     flavour: &dyn Flavour,
     password: &str,
@@ -90,7 +90,7 @@ pub async fn create_if_absent(
 }
 
 /// Makes the volume the server user's own, with the mode that servers insist on.
-pub fn settle_owner(site: &Site) -> Result<(), ComputeError> {
+pub(super) fn settle_owner(site: &Site) -> Result<(), ComputeError> {
     let volume = &site.volume;
     let failed = |source| ComputeError::Io { what: format!("taking over {}", volume.display()), source };
     let found = fs::metadata(volume).map_err(failed)?;
@@ -111,7 +111,7 @@ pub fn settle_owner(site: &Site) -> Result<(), ComputeError> {
 }
 
 /// Refuses a folder that the server's user cannot reach, naming the folder in the way.
-pub async fn check_reach(site: &Site, folder: &Path) -> Result<(), ComputeError> {
+pub(super) async fn check_reach(site: &Site, folder: &Path) -> Result<(), ComputeError> {
     let Some(user) = &site.user else { return Ok(()) };
     // Really tried, as that user, because access lists may grant what modes do not.
     let arguments = vec!["-c".into(), "test -x \"$0\"".into(), folder.into()];

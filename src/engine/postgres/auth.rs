@@ -195,6 +195,7 @@ fn decoded_key(text: &str) -> Option<[u8; KEY_LENGTH]> {
     key
 }
 
+#[expect(clippy::expect_used, reason = "HMAC hashes keys that are longer than a block")]
 fn hmac_sha256(key: &[u8], parts: &[&[u8]]) -> [u8; KEY_LENGTH] {
     let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes a key of any length");
     for part in parts {

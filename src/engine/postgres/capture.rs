@@ -19,8 +19,8 @@ use super::message::{self, Message, error_field};
 use super::state::{SequenceValue, State};
 use crate::engine::{Captured, Dialogue, DialogueError, Obstacle};
 
-/// The longest row that is read: a prepared statement of this size blocks.
-const MAX_ROW: usize = 16 * 1024 * 1024;
+/// The longest row that is read: a text of the greatest length, and the names and types beside it.
+const MAX_ROW: usize = introspection::LONGEST_TEXT + 8 * 1024 * 1024;
 /// How often the question is mended and asked again.
 const MAX_ATTEMPTS: u32 = 6;
 /// Prefix of the router's own statement names, followed by a nonce.
@@ -259,7 +259,7 @@ impl Capture {
             b'E' => self.error = self.error.take().or_else(|| Some(refused(message))),
             b'N' => self.info(&message.body),
             b'A' | b'S' => {
-                message::put(&mut self.aside, message.kind, |out| out.extend_from_slice(&message.body))
+                message::put(&mut self.aside, message.kind, |out| out.extend_from_slice(&message.body));
             }
             b't' | b'T' | b'n' if matches!(step, Some(Step::Describing(_))) => {
                 message::put(&mut self.description, message.kind, |out| out.extend_from_slice(&message.body));

@@ -422,7 +422,7 @@ mod tests {
         assert!(matches!(greet, Greet::LookUp { user } if user == "u") && out.is_empty());
         let (greet, out) = receive(packet(196_610, b"user\0u\0\0"));
         assert!(matches!(greet, Greet::LookUp { .. }) && out.is_empty());
-        let (_, out) = receive(packet(196_608 + 9999, b"user\0u\0_pq_.x\01\0\0"));
+        let (_, out) = receive(packet(196_608 + 9999, b"user\0u\0_pq_.x\x001\0\0"));
         assert_eq!(out.as_ref(), b"v\0\0\0\x13\0\x03\0\x02\0\0\0\x01_pq_.x\0");
         let (greet, out) = receive(packet(131_072, b"x\0\0"));
         assert!(matches!(greet, Greet::Refused(Refusal::Unsupported)));

@@ -61,7 +61,7 @@ impl LogIn {
         LogIn { startup: startup.clone(), so_far: LoggedIn::default() }
     }
 
-    fn take(&mut self, message: Message) -> Result<Option<LoggedIn>, DialogueError> {
+    fn take(&mut self, message: &Message) -> Result<Option<LoggedIn>, DialogueError> {
         match message.kind {
             b'R' if message.body.as_ref() == [0, 0, 0, 0] => {}
             b'R' => return Err(DialogueError::Protocol("the server asked the router for a password".into())),
@@ -81,7 +81,7 @@ impl LogIn {
                 self.so_far.secret = message.body.slice(4..);
             }
             b'N' => message::put(&mut self.so_far.notices, b'N', |out| out.extend_from_slice(&message.body)),
-            b'E' => return Err(refused(&message)),
+            b'E' => return Err(refused(message)),
             b'Z' => return Ok(Some(std::mem::take(&mut self.so_far))),
             b'v' => {}
             kind => return Err(unexpected(kind)),
@@ -126,7 +126,7 @@ impl Dialogue for LogIn {
         while let Some(message) =
             message::take(input, MAX_ANSWER).map_err(|e| DialogueError::Protocol(e.into()))?
         {
-            if let Some(logged_in) = self.take(message)? {
+            if let Some(logged_in) = self.take(&message)? {
                 return Ok(Some(logged_in));
             }
         }

@@ -172,12 +172,9 @@ impl LostTransaction {
 impl crate::engine::LostTransaction for LostTransaction {
     fn receive(&mut self, input: &mut BytesMut, out: &mut BytesMut) -> bool {
         self.pay(out);
-        while !(self.phase == Phase::Over && !self.in_segment) {
-            let message = match message::take(input, MAX_REQUEST) {
-                Ok(Some(message)) => message,
-                // The tracker refuses what cannot be framed once the session goes on.
-                Ok(None) | Err(_) => return false,
-            };
+        while self.phase != Phase::Over || self.in_segment {
+            // What cannot be framed the tracker refuses once the session goes on.
+            let Ok(Some(message)) = message::take(input, MAX_REQUEST) else { return false };
             match message.kind {
                 b'Q' => {
                     let text = message.body.strip_suffix(b"\0").unwrap_or(&message.body);

@@ -42,6 +42,7 @@ impl Engine for Postgres {
     type Capture = capture::Capture;
     type Restore = restore::Restore;
     type Restored = restore::Restored;
+    type Drain = query::Drain;
     type AccountQuery = query::AccountQuery;
     type AdminQuery = query::AdminQuery;
     type Lost = lost::LostTransaction;
@@ -152,6 +153,15 @@ impl Engine for Postgres {
         !state.locks.is_empty() || !state.channels.is_empty() || !state.sequences.is_empty()
     }
 
+    fn drain(state: &state::State) -> Option<query::Drain> {
+        (!state.channels.is_empty()).then(query::Drain::default)
+    }
+
+    fn weaken(state: &mut state::State) {
+        // A default or a trigger may have drawn from a sequence: "not yet defined" is better than an old value.
+        state.sequences.clear();
+    }
+
     fn account_query(user: &str) -> query::AccountQuery {
         query::AccountQuery::new(user)
     }
@@ -199,7 +209,10 @@ impl Engine for Postgres {
     }
 
     fn loss(bytes: &[u8]) -> Loss {
-        let Some(body) = bytes.get(message::HEADER..) else { return Loss::Server };
+        // Anything but an error is no farewell: half an answer, perhaps to a question of the router's own.
+        let Some((b'E', Some(body))) = bytes.first().map(|kind| (kind, bytes.get(message::HEADER..))) else {
+            return Loss::Server;
+        };
         match message::error_field(body, b'C') {
             // admin_shutdown: `pg_terminate_backend`, or the whole server stops.
             b"57P01" if message::is_fatal(body) => Loss::Unclear,

@@ -41,6 +41,7 @@ pub fn transaction_command(text: &[u8]) -> Option<TransactionCommand> {
 
 /// What a text may do to the session.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "findings that do not exclude each other")]
 pub struct Hints {
     /// It may end a transaction with a commit.
     pub commits: bool,

@@ -26,6 +26,7 @@ enum ContextOf {
 }
 
 #[derive(Debug, Clone, Copy)]
+#[expect(clippy::struct_excessive_bools, reason = "findings that do not exclude each other")]
 struct Known {
     context: ContextOf,
     /// It was there when the session was last captured, and not made again since.

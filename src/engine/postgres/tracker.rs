@@ -44,6 +44,10 @@ struct Segment {
 }
 
 /// The tracker of a PostgreSQL session.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "what was seen; the states proper are `status`, `open` and `waiting`"
+)]
 pub struct Tracker {
     status: u8,
     open: Segment,

@@ -17,6 +17,8 @@ use crate::router::nonce;
 
 /// How long a session waits for a place on a server that is full, or is starting.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a listener's last notifications may take.
+const DRAIN: Duration = Duration::from_secs(1);
 /// Between two tries.
 const RETRY: Duration = Duration::from_millis(20);
 /// A client without a backend may send this much ahead.
@@ -37,6 +39,7 @@ impl<E: Engine> Session<E> {
         if !carried {
             return self.backend_lost().await;
         }
+        self.drain().await?;
         if let Some(backend) = self.backend.take() {
             backend.close();
         }
@@ -47,6 +50,27 @@ impl<E: Engine> Session<E> {
         }
         self.membership.detach(E::is_visible(&self.state));
         Ok(())
+    }
+
+    /// Passes on what the old server has for the client: it is gone with the server.
+    async fn drain(&mut self) -> Result<(), End> {
+        let Some(drain) = E::drain(&self.state) else { return Ok(()) };
+        let Some(backend) = &mut self.backend else { return Ok(()) };
+        // What was read before comes first.
+        let cleared = std::mem::take(&mut self.cleared);
+        let earlier = backend.input.split_to(cleared);
+        match timeout(DRAIN, backend.converse(drain)).await {
+            Ok(Ok(mut pending)) => {
+                let membership = &self.membership;
+                self.tracker.server_bytes(&mut pending, &|backend_id| membership.name_of(backend_id));
+                let all = [&earlier[..], &pending[..]].concat();
+                if all.is_empty() || self.tell(&all).await { Ok(()) } else { Err(End::Client) }
+            }
+            failed => {
+                tracing::warn!(session = self.membership.key().id, ?failed, "pending notifications are lost");
+                Ok(())
+            }
+        }
     }
 
     /// One stretch without a backend.
@@ -144,7 +168,7 @@ impl<E: Engine> Session<E> {
                 let mut out = BytesMut::new();
                 E::reattach(&mut self.tracker, &backend.logged_in, restored, &mut out);
                 self.cluster.metrics.restore_seconds.observe(started.elapsed().as_secs_f64());
-                self.rest.era = era;
+                self.rest.reattached(era);
                 self.cleared = 0;
                 self.membership.attached_to(E::backend_id(&backend.logged_in));
                 self.backend = Some(backend);

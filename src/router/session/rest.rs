@@ -23,11 +23,13 @@ const OVERDUE: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_secs(2);
 
 /// See the module.
-pub struct Rest {
+pub(crate) struct Rest {
     /// The database that the session's backend belongs to.
     pub era: u64,
-    /// The last survey that was answered.
-    pub survey: u64,
+    survey: u64,
+    survey_due: bool,
+    /// The backend was never asked: its first answer takes several times as long as the next.
+    cold: bool,
     parked: Option<u64>,
     standing: Option<Obstacle>,
     shown: Option<Obstacle>,
@@ -38,10 +40,12 @@ pub struct Rest {
 
 impl Rest {
     /// A session that has just got a backend of `era`.
-    pub fn new(era: u64) -> Rest {
+    pub(crate) fn new(era: u64) -> Rest {
         Rest {
             era,
             survey: 0,
+            survey_due: false,
+            cold: true,
             parked: None,
             standing: None,
             shown: None,
@@ -51,40 +55,60 @@ impl Rest {
         }
     }
 
+    /// A backend of `era` was put in the place of the old one.
+    pub(super) fn reattached(&mut self, era: u64) {
+        self.era = era;
+        self.cold = true;
+    }
+
+    /// A survey asks the session to look at itself. One that is busy will have to look again when it is held; it looks
+    /// now, too, if its backend was never asked.
+    pub(super) fn surveyed(&mut self, survey: u64, drift: Drift, quiet: bool) {
+        if self.survey != survey {
+            self.survey = survey;
+            self.survey_due = drift > Drift::None && quiet || self.cold;
+        }
+    }
+
+    /// A survey is to be answered at the next quiet moment.
+    pub(super) fn survey_due(&self) -> bool {
+        self.survey_due
+    }
+
     /// The session holds still for this round.
-    pub fn is_parked(&self, round: u64) -> bool {
+    pub(crate) fn is_parked(&self, round: u64) -> bool {
         self.parked == Some(round)
     }
 
     /// What was found in the session's state that keeps it where it is.
-    pub fn standing(&self) -> Option<Obstacle> {
+    pub(crate) fn standing(&self) -> Option<Obstacle> {
         self.standing
     }
 
     /// When the session should look at itself.
-    pub fn due(&self) -> Option<Instant> {
+    pub(crate) fn due(&self) -> Option<Instant> {
         self.due
     }
 
     /// It never came to rest for long enough.
-    pub fn is_overdue(&self) -> bool {
+    pub(crate) fn is_overdue(&self) -> bool {
         self.due.is_some_and(|due| due + OVERDUE < Instant::now())
     }
 
     /// Something may have changed the session.
-    pub fn drifted(&mut self) {
+    pub(crate) fn drifted(&mut self) {
         if self.due.is_none() {
             self.due = Some((Instant::now() + SETTLED).max(self.looked + INTERVAL));
         }
     }
 
     /// A cancel request is on its way to the backend.
-    pub fn cancelling(&mut self, task: JoinHandle<()>) {
+    pub(crate) fn cancelling(&mut self, task: JoinHandle<()>) {
         self.cancelling = Some(task);
     }
 
     /// Tells operators when what keeps the session from being moved has changed.
-    pub fn seen<T: Tracker>(&mut self, membership: &Membership, tracker: &T) {
+    pub(crate) fn seen<T: Tracker>(&mut self, membership: &Membership, tracker: &T) {
         let obstacle = tracker.obstacle().or(self.standing);
         if obstacle != self.shown {
             self.shown = obstacle;
@@ -150,6 +174,7 @@ impl<E: Engine> Session<E> {
         let captured = cancelled_when_late(backend.converse(question), cancel).await;
         self.rest.looked = Instant::now();
         self.rest.due = None;
+        (self.rest.survey_due, self.rest.cold) = (false, false);
         self.cluster.metrics.capture_seconds.observe(started.elapsed().as_secs_f64());
         match captured {
             Ok(mut captured) => {

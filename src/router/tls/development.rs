@@ -234,6 +234,7 @@ fn verifier(root: &CertificateDer<'static>) -> Option<std::sync::Arc<WebPkiServe
     WebPkiServerVerifier::builder_with_provider(roots.into(), provider()).build().ok()
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
 fn issue(error: rcgen::Error) -> TlsError {
     TlsError::Issue(error.to_string())
 }

@@ -131,7 +131,8 @@ fn old_client_hello(minor: u8) -> Vec<u8> {
     let mut body = vec![3, minor];
     body.extend([0x55; 32]); // random
     body.extend([0, 0, 4, 0xc0, 0x13, 0x00, 0x2f, 1, 0]); // no session, two ciphers, no compression
-    let mut hello = vec![22, 3, 1, 0, body.len() as u8 + 4, 1, 0, 0, body.len() as u8];
+    let length = u8::try_from(body.len()).unwrap();
+    let mut hello = vec![22, 3, 1, 0, length + 4, 1, 0, 0, length];
     hello.extend(body);
     hello
 }
@@ -167,7 +168,7 @@ async fn bytes_read_before_the_handshake_are_not_lost() {
             stream.flush().await.unwrap();
             stream
         };
-        let both = async { tokio::join!(connecting, serving) };
+        let both = Box::pin(async { tokio::join!(connecting, serving) });
         let (client, server) = timeout(PATIENCE, both).await.unwrap();
         assert_eq!(timeout(PATIENCE, client.unwrap().read_u8()).await.unwrap().unwrap(), b'x');
         assert!(agreed_on_postgresql(server.get_ref().1));
@@ -226,7 +227,7 @@ fn errors_name_the_file_and_the_remedy() {
     fs::write(&odd, "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n")
         .unwrap();
     assert!(says(&here.files.certificate, &odd).contains("openssl pkey"));
-    fs::write(&odd, vec![b'x'; MAX_PEM_BYTES as usize + 1]).unwrap();
+    fs::write(&odd, vec![b'x'; usize::try_from(MAX_PEM_BYTES).unwrap() + 1]).unwrap();
     assert!(says(&here.files.certificate, &odd).contains("1 MiB"));
 }
 

@@ -60,6 +60,7 @@ impl Event {
 
 /// The scaling events of Amazon RDS for a serverless cluster. Capacities are ACUs.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields are the words of the texts below")]
 pub enum RdsEvent {
     /// 0141
     Scaling { from: u32, to: u32, reason: String },

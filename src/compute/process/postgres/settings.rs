@@ -20,7 +20,7 @@ const BYTES_PER_CONNECTION: u64 = 2 * MIB;
 /// The router's own connections find a place on a full server.
 const RESERVED_CONNECTIONS: u64 = 10;
 /// The port is only the socket's name.
-pub const PORT: &str = "5432";
+pub(super) const PORT: &str = "5432";
 
 /// What the router depends on; an operator may not set it.
 const RESERVED_NAMES: [&str; 11] = [
@@ -73,6 +73,16 @@ impl Parameters {
         let governed = governed(&site.cluster, resources);
         let operators = self.0.iter().map(|(name, value)| format!("{name}={value}"));
         governed.into_iter().chain(operators).chain(fixed(site)).collect()
+    }
+
+    /// How many ordinary connections the server will take; `None` if the operator's value is not understood.
+    pub fn places(&self, resources: &Resources) -> Option<u64> {
+        let number = |name: &str, ours: u64| match self.0.get(name) {
+            Some(own) => own.trim().parse().ok(),
+            None => Some(ours),
+        };
+        let all: u64 = number("max_connections", max_connections(resources))?;
+        Some(all.saturating_sub(number("superuser_reserved_connections", RESERVED_CONNECTIONS)?))
     }
 
     /// The size of shared_buffers that the server will have, bytes; `None` if the operator's value is not understood.

@@ -133,6 +133,7 @@ type RefusedFirst =
     (&'static str, Option<&'static [u8]>, &'static str, &'static str, &'static str, Option<&'static str>);
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn first_messages_are_refused_in_postgres_words() {
     let cases: &[RefusedFirst] = &[
         ("", None, SCRAM_SHA_256, "08P01", "malformed SCRAM message", Some("The message is empty.")),
