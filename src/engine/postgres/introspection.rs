@@ -11,7 +11,8 @@ use super::state::{AdvisoryLock, LockKey, Prepared, Setting, State};
 use crate::engine::Obstacle;
 
 /// `$1`: candidate names of custom settings, `$2`: prefix of the router's own statement names.
-/// `{locked}` and `{longest}` are filled in by [`query`].
+/// Statements come in the order in which they can be prepared again: an `EXECUTE` among them returns nothing before what
+/// it executes is there. `{locked}` and `{longest}` are filled in by [`query`].
 const QUERY: &str = "\
 SELECT 'sess' AS k, CAST(SESSION_USER AS pg_catalog.text) AS a, pg_catalog.current_setting('role') AS b, \
  CAST((SELECT pg_catalog.count(*) FROM pg_catalog.pg_depend AS d \
@@ -33,7 +34,7 @@ UNION ALL SELECT 'cust', u.n, \
 UNION ALL SELECT 'prep', p.name, \
  CASE WHEN pg_catalog.octet_length(p.statement) OPERATOR(pg_catalog.<=) {longest} THEN p.statement END, \
  CAST(CAST(p.parameter_types AS pg_catalog.oid[]) AS pg_catalog.text), CAST(p.from_sql AS pg_catalog.text) \
- FROM pg_catalog.pg_prepared_statements AS p \
+ FROM (SELECT q.* FROM pg_catalog.pg_prepared_statements AS q ORDER BY q.from_sql DESC, q.prepare_time) AS p \
  WHERE NOT pg_catalog.starts_with(p.name, CAST($2 AS pg_catalog.text)) \
 UNION ALL SELECT 'curs', c.name, NULL, NULL, NULL FROM pg_catalog.pg_cursors AS c WHERE c.is_holdable \
 UNION ALL SELECT 'lstn', l.ch, NULL, NULL, NULL FROM pg_catalog.pg_listening_channels() AS l(ch) \
