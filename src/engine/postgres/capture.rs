@@ -19,8 +19,8 @@ use super::message::{self, Message, error_field};
 use super::state::{SequenceValue, State};
 use crate::engine::{Captured, Dialogue, DialogueError, Obstacle};
 
-/// The longest row that is read: a prepared statement of this size blocks.
-const MAX_ROW: usize = 16 * 1024 * 1024;
+/// The longest row that is read: a text of the greatest length, and the names and types beside it.
+const MAX_ROW: usize = introspection::LONGEST_TEXT + 8 * 1024 * 1024;
 /// How often the question is mended and asked again.
 const MAX_ATTEMPTS: u32 = 6;
 /// Prefix of the router's own statement names, followed by a nonce.
