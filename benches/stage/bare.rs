@@ -41,15 +41,22 @@ impl<'a> Bare<'a> {
         std::fs::write(&password, PASSWORD).expect("a password file");
         std::fs::set_permissions(&password, PermissionsExt::from_mode(0o644)).expect("readable");
         let mut initdb = stage.as_server("initdb");
-        initdb.args(["-E", "UTF8", "--locale=C.UTF-8", "--auth-host=scram-sha-256", "--auth-local=trust", "-U", USER]);
+        initdb.args([
+            "-E",
+            "UTF8",
+            "--locale=C.UTF-8",
+            "--auth-host=scram-sha-256",
+            "--auth-local=trust",
+            "-U",
+            USER,
+        ]);
         run(initdb.arg("-D").arg(&data).arg("--pwfile").arg(&password));
         std::fs::write(data.join("pg_hba.conf"), hba).expect("access rules");
         let notify = home.join("notify");
         let notified = UnixDatagram::bind(&notify).expect("a notification socket");
         std::fs::set_permissions(&notify, PermissionsExt::from_mode(0o666)).expect("an open socket");
         notified.set_read_timeout(Some(Duration::from_millis(1))).expect("a time-out");
-        let mut bare =
-            Bare { stage, data, run_dir: home, port: free_port(), notified, notify, server: None };
+        let mut bare = Bare { stage, data, run_dir: home, port: free_port(), notified, notify, server: None };
         bare.start(&[]);
         let mut psql = stage.client("psql");
         psql.args(["-qX", "-d", "postgres", "-p", &bare.port.to_string(), "-h"]).arg(&bare.run_dir);
@@ -66,7 +73,12 @@ impl<'a> Bare<'a> {
     pub fn start(&mut self, more: &[OsString]) {
         let log = File::options().create(true).append(true).open(self.stage.path("bare.log")).expect("a log");
         let mut postgres = self.stage.as_server("postgres");
-        postgres.arg("-D").arg(&self.data).args(["-p", &self.port.to_string(), "-c", "listen_addresses=127.0.0.1"]);
+        postgres.arg("-D").arg(&self.data).args([
+            "-p",
+            &self.port.to_string(),
+            "-c",
+            "listen_addresses=127.0.0.1",
+        ]);
         postgres.arg("-c").arg(format!("unix_socket_directories={}", self.run_dir.display()));
         for (name, value) in SETTINGS {
             postgres.arg("-c").arg(format!("{name}={value}"));
@@ -77,7 +89,10 @@ impl<'a> Bare<'a> {
         let deadline = Instant::now() + PATIENCE;
         while !self.says_ready(server.id()) {
             let ended = server.try_wait().expect("a child");
-            assert!(ended.is_none() && Instant::now() < deadline, "the bare server does not start: {ended:?}");
+            assert!(
+                ended.is_none() && Instant::now() < deadline,
+                "the bare server does not start: {ended:?}"
+            );
         }
         self.server = Some(server);
     }

@@ -35,8 +35,8 @@ impl Stage {
     pub fn set() -> Stage {
         let programs = ["SCALEPOINT_PG_BIN", "SCALEPOINT_PG15_BIN"].iter().find_map(std::env::var_os);
         let programs = programs.map(PathBuf::from).or_else(newest_programs);
-        let programs =
-            programs.expect("no PostgreSQL found: run scripts/install-test-servers, or set SCALEPOINT_PG_BIN");
+        let programs = programs
+            .expect("no PostgreSQL found: run scripts/install-test-servers, or set SCALEPOINT_PG_BIN");
         let folder = tempfile::Builder::new().prefix("scalepoint-bench").tempdir().expect("a folder");
         // PostgreSQL does not run as root, and the user that it then runs as must get in here.
         std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).expect("an open folder");
@@ -72,7 +72,11 @@ impl Stage {
     /// A client program.
     pub fn client(&self, program: &str) -> Command {
         let mut command = Command::new(self.programs.join(program));
-        command.env("PGPASSWORD", PASSWORD).env("PGUSER", USER).env("PGDATABASE", DATABASE).stdin(Stdio::null());
+        command
+            .env("PGPASSWORD", PASSWORD)
+            .env("PGUSER", USER)
+            .env("PGDATABASE", DATABASE)
+            .stdin(Stdio::null());
         command
     }
 

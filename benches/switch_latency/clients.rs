@@ -94,7 +94,8 @@ impl Clients {
         let (load, theirs) = (load.clone(), Arc::clone(&shared));
         let (tell, connected) = std::sync::mpsc::sync_channel(1);
         let thread = thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
                 let mut idle = Vec::new();
                 for _ in 0..load.idle {
@@ -233,7 +234,8 @@ impl Work {
                 client.simple_query(&text).await.map(drop)
             }
             Work::Simple => {
-                let text = format!("update pgbench_accounts set abalance = abalance + 1 where aid = {account}");
+                let text =
+                    format!("update pgbench_accounts set abalance = abalance + 1 where aid = {account}");
                 client.simple_query(&text).await.map(drop)
             }
             Work::Prepared { select, update, together: true } => {

@@ -35,7 +35,8 @@ cargo bench --bench switch_latency -- [--quick] [OPTION VALUE]...
   --rate N      transactions per second and client (60)
   --scale N     pgbench's scale (10)
   --load X      simple | prepared | write: what they run (prepared); see benches/README.md
-  --pause-ms N  between two changes (1000)";
+  --pause-ms N  between two changes (1000)
+  --log FILE    keep scalepoint's debug log";
 
 /// The scalepoint's change is over when its answer comes; what the clients felt, a little later.
 const SETTLE: Duration = Duration::from_millis(400);
@@ -51,8 +52,18 @@ struct Turn {
 }
 
 fn main() {
-    let known =
-        ["--quick", "--changes", "--clients", "--idle", "--rate", "--scale", "--load", "--pause-ms", "--help"];
+    let known = [
+        "--quick",
+        "--changes",
+        "--clients",
+        "--idle",
+        "--rate",
+        "--scale",
+        "--load",
+        "--pause-ms",
+        "--log",
+        "--help",
+    ];
     let options = Options::read(&known);
     if options.has("--help") {
         println!("{HELP}");
@@ -70,12 +81,16 @@ fn main() {
     };
 
     let stage = Stage::set();
-    let mut bare = Bare::make(&stage, "bare", "local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n");
+    let mut bare =
+        Bare::make(&stage, "bare", "local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n");
     stage.fill(bare.run_dir.as_os_str(), bare.port, scale);
     let proxy = Proxy::start(&stage, "scalepoint=debug");
     stage.fill("127.0.0.1".as_ref(), proxy.port, scale);
     let clients = Clients::start(&load, proxy.port);
-    println!("{} busy clients, {} idle, {} transactions/s each, {changes} changes", load.clients, load.idle, load.rate);
+    println!(
+        "{} busy clients, {} idle, {} transactions/s each, {changes} changes",
+        load.clients, load.idle, load.rate
+    );
 
     // The first change and the first restart find everything cold, and are not counted.
     turn(&stage, &proxy, &clients, &mut bare, pause, 0);
@@ -86,6 +101,9 @@ fn main() {
     print_comparison(&turns);
     if options.has("--quick") {
         println!("(a quick run: too few changes for more than an impression)");
+    }
+    if let Some(file) = options.value::<String>("--log") {
+        std::fs::copy(&proxy.log, file).expect("the log");
     }
     let errors = clients.stop();
     assert!(errors.is_empty(), "clients saw errors: {errors:?}");
@@ -164,5 +182,8 @@ fn print_comparison(turns: &[Turn]) {
     row("bare: all clients connected, answered", &all);
     println!("\nratio of medians");
     println!("  felt / bare until all answered      {:.2}", median(&felt) / median(&all));
-    println!("  felt / bare until first `select 1`  {:.2}   (target: 1.5 or less)", median(&felt) / median(&first));
+    println!(
+        "  felt / bare until first `select 1`  {:.2}   (target: 1.5 or less)",
+        median(&felt) / median(&first)
+    );
 }
