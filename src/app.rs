@@ -8,14 +8,12 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::api;
-use crate::compute::process::{
-    ProcessConfig, ProcessProvider, START_DEADLINE, STOP_DEADLINE, admit_server_user,
-};
+use crate::compute::process::{ProcessConfig, ProcessProvider, admit_server_user};
 use crate::config::{ClusterConfig, Config, raise_descriptor_limit};
 use crate::engine::Engine as _;
 use crate::engine::postgres::Postgres;
@@ -80,15 +78,41 @@ async fn run(config: &Config) -> Result<(), Failure> {
     let tls = Arc::new(certificates(config, &data_dir)?);
     let metrics = Arc::new(Metrics::new());
     let secret = files::secret(&data_dir.join("secret"))?;
-    let admin_socket = bind(config.admin.listen)?;
+    let admin = bind(config.admin.listen)?;
     let mut assembled = Vec::new();
     for cluster in &config.clusters {
         assembled.push(assemble(cluster, config, &data_dir, &metrics, secret)?);
     }
-    let sockets = bind_all(&assembled)?;
+    let sockets = bind_all(&mut assembled)?;
+    // Before the first database: a signal that comes while one starts must not leave it behind.
+    let mut signals = Signals::new().map_err(|error| format!("cannot watch for signals: {error}"))?;
     let (stop, stopping) = watch::channel(false);
-
     let mut drivers = JoinSet::new();
+    let served = serve_clusters(config, assembled, sockets, &mut drivers, &stopping, &tls).await;
+    let outcome = match served {
+        Ok(handles) => {
+            open_api(config, admin, Clusters { handles, metrics }, &stopping);
+            println!("ready");
+            signals.wait_for_end(&tls).await;
+            Ok(())
+        }
+        Err(failure) => Err(failure),
+    };
+    tracing::info!("stopping");
+    stop.send_replace(true);
+    while drivers.join_next().await.is_some() {}
+    outcome
+}
+
+/// Starts every database and opens every listener.
+async fn serve_clusters(
+    config: &Config,
+    assembled: Vec<Assembled>,
+    sockets: BTreeMap<SocketAddr, TcpListener>,
+    drivers: &mut JoinSet<()>,
+    stopping: &watch::Receiver<bool>,
+    tls: &Arc<Tls>,
+) -> Result<Vec<Handle>, Failure> {
     let mut handles = Vec::new();
     let mut clusters = Vec::new();
     for Assembled { cluster, mut driver, config: section } in assembled {
@@ -98,53 +122,67 @@ async fn run(config: &Config) -> Result<(), Failure> {
         drivers.spawn(driver.run(asked, stopping.clone(), config.router.shutdown_grace));
         clusters.push((section, cluster));
     }
-
     let places = places(config.router.max_sessions);
     for (address, socket) in sockets {
         let behind = clusters.iter().filter(|(section, _)| section.listen == address);
         let door = Arc::new(Door {
             clusters: behind.map(|(_, cluster)| Arc::clone(cluster)).collect(),
-            tls: Arc::clone(&tls),
+            tls: Arc::clone(tls),
             handshake_timeout: config.router.handshake_timeout,
         });
-        announce(&socket, &door);
+        announce(address, &door);
         tokio::spawn(Listener { socket, door, places: Arc::clone(&places) }.run(stopping.clone()));
     }
-    let control = Arc::new(Clusters { handles, metrics });
-    let routes = api::router(control, config.admin.allowed_hosts.clone());
-    println!("admin      http://{}", config.admin.listen);
-    let mut api_stop = stopping.clone();
-    tokio::spawn(api::serve(admin_socket, routes, async move {
-        // An error means that everything has stopped already.
-        drop(api_stop.wait_for(|stop| *stop).await);
-    }));
-    println!("ready");
-    wait_for_end(&tls).await.map_err(|error| format!("cannot watch for signals: {error}"))?;
-    tracing::info!("stopping");
-    stop.send_replace(true);
-    while drivers.join_next().await.is_some() {}
-    Ok(())
+    Ok(handles)
 }
 
-fn announce(socket: &TcpListener, door: &Door<Postgres>) {
+fn open_api(
+    config: &Config,
+    (socket, address): (TcpListener, SocketAddr),
+    clusters: Clusters,
+    stopping: &watch::Receiver<bool>,
+) {
+    let routes = api::router(Arc::new(clusters), config.admin.allowed_hosts.clone());
+    println!("admin      http://{}", address);
+    let mut stopping = stopping.clone();
+    tokio::spawn(api::serve(socket, routes, async move {
+        // An error means that everything has stopped already.
+        drop(stopping.wait_for(|stop| *stop).await);
+    }));
+}
+
+fn announce(address: SocketAddr, door: &Door<Postgres>) {
     let names: Vec<&str> = door.clusters.iter().map(|cluster| cluster.name.as_str()).collect();
-    let address = socket.local_addr().map_or_else(|_| "?".to_owned(), |address| address.to_string());
     println!("postgres   {address}   {}", names.join(", "));
 }
 
-/// Serves until SIGTERM or SIGINT; SIGHUP reads the certificates again.
-async fn wait_for_end(tls: &Tls) -> std::io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hang_up = signal(SignalKind::hangup())?;
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
-            _ = hang_up.recv() => match tls.reload() {
-                Ok(()) => tracing::info!("certificates reloaded"),
-                Err(error) => tracing::error!(%error, "the certificates stay as they are"),
-            },
+/// The signals that the process listens to.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Serves until SIGTERM or SIGINT; SIGHUP reads the certificates again.
+    async fn wait_for_end(&mut self, tls: &Tls) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hang_up.recv() => match tls.reload() {
+                    Ok(()) => tracing::info!("certificates reloaded"),
+                    Err(error) => tracing::error!(%error, "the certificates stay as they are"),
+                },
+            }
         }
     }
 }
@@ -163,12 +201,15 @@ fn certificates(config: &Config, data_dir: &Path) -> Result<Tls, Failure> {
     Tls::load(certificate, key).map_err(|error| error.to_string())
 }
 
-fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
-    let listen = || -> std::io::Result<TcpListener> {
+/// Listens on an address; says where, because the system chooses when the port is 0.
+fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Failure> {
+    let listen = || -> std::io::Result<(TcpListener, SocketAddr)> {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
-        socket.listen(BACKLOG)
+        let listener = socket.listen(BACKLOG)?;
+        let bound = listener.local_addr()?;
+        Ok((listener, bound))
     };
     listen().map_err(|error| {
         let holder = files::holder_of(address.port()).map_or(String::new(), |who| format!(" ({who} has it)"));
@@ -176,13 +217,20 @@ fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
     })
 }
 
-/// One socket an address; several clusters may share one.
-fn bind_all(assembled: &[Assembled]) -> Result<BTreeMap<SocketAddr, TcpListener>, Failure> {
+/// One socket an address; several clusters may share one. Each cluster's address is then the one it really has.
+fn bind_all(assembled: &mut [Assembled]) -> Result<BTreeMap<SocketAddr, TcpListener>, Failure> {
     let mut sockets = BTreeMap::new();
+    let mut bound: BTreeMap<SocketAddr, SocketAddr> = BTreeMap::new();
     for part in assembled {
-        if let std::collections::btree_map::Entry::Vacant(e) = sockets.entry(part.config.listen) {
-            e.insert(bind(part.config.listen)?);
+        let wanted = part.config.listen;
+        if let Some(address) = bound.get(&wanted) {
+            part.config.listen = *address;
+            continue;
         }
+        let (socket, address) = bind(wanted)?;
+        sockets.insert(address, socket);
+        bound.insert(wanted, address);
+        part.config.listen = address;
     }
     Ok(sockets)
 }
@@ -244,8 +292,8 @@ fn provider(section: &ClusterConfig, home: &Path) -> Result<ProcessProvider, Fai
         master_password: master_password.to_string(),
         database_name: section.database_name.clone(),
         parameters: section.parameters.iter().cloned().collect(),
-        start_deadline: START_DEADLINE,
-        stop_deadline: STOP_DEADLINE,
+        start_deadline: section.start_timeout,
+        stop_deadline: section.stop_timeout,
     };
     ProcessProvider::new(process).map_err(|error| format!("cluster {}: {error}", section.name))
 }

@@ -127,6 +127,9 @@ pub trait ComputeProvider: Send + Sync {
     /// Stops the instance cleanly (every process of it is gone after `Ok`), with force when `grace` has passed.
     async fn stop(&self, instance: &Instance, grace: Duration) -> Result<(), ComputeError>;
 
+    /// How many client sessions a database with these resources takes at once; `None`: not known.
+    fn places(&self, resources: &Resources) -> Option<u64>;
+
     /// Something about this provider that an operator should know ("no cgroups here: memory is not enforced").
     fn limitations(&self) -> Vec<String>;
 }

@@ -23,11 +23,12 @@ use super::backend::Backend;
 use super::fleet::{Membership, Order};
 use super::gate::{Gate, Phase, Signal};
 use super::relay::{self, ClientEnd, Event, Manner, Pump, Report};
-use crate::engine::{Drift, Engine, Farewell, Tracker};
+use crate::engine::{Admission, Engine, Farewell, Tracker};
 
 pub(super) mod attach;
 mod forced;
 mod loss;
+mod lost;
 pub(super) mod rest;
 
 /// How long a client may take to read its last message.
@@ -60,6 +61,8 @@ pub struct Session<E: Engine> {
     pub(super) state: E::State,
     /// Answers for a transaction that is gone.
     pub(super) lost: Option<E::Lost>,
+    /// What the client did in a lost transaction that its backend does not know of yet.
+    pub(super) outlasting: BytesMut,
     pub(super) rest: rest::Rest,
 }
 
@@ -85,14 +88,25 @@ impl<E: Engine> Session<E> {
                 break end;
             }
         };
+        if let End::Told(why) = &end {
+            self.say_farewell(&E::farewell(why)).await;
+        }
         if let Some(backend) = self.backend.take() {
             backend.close();
         }
-        if let End::Told(why) = &end {
-            self.tell(&E::farewell(why)).await;
-        }
         let _closed = timeout(LAST_WORDS, self.client.stream.shutdown()).await;
         end
+    }
+
+    /// Whole messages of the backend that were let past come first; in the middle of one nothing can be said.
+    async fn say_farewell(&mut self, message: &[u8]) {
+        if !self.tracker.is_between_messages() {
+            return;
+        }
+        let cleared = std::mem::take(&mut self.cleared);
+        let earlier =
+            self.backend.as_mut().map(|backend| backend.input.split_to(cleared)).unwrap_or_default();
+        self.tell(&[&earlier[..], message].concat()).await;
     }
 
     /// Writes to the client, between whole messages.
@@ -120,10 +134,13 @@ impl<E: Engine> Session<E> {
             }
             _ => {}
         }
-        let survey = std::mem::replace(&mut self.rest.survey, signal.survey) != signal.survey;
-        if survey && self.tracker.is_quiet() && self.cleared == 0 && self.tracker.drift() > Drift::None {
-            return self.look_at_itself().await;
+        if self.lost.is_some() {
+            return self.in_lost_transaction(signal).await;
         }
+        if signal.phase == Phase::Open && !self.outlasting.is_empty() {
+            return self.repeat_outlasting().await;
+        }
+        self.rest.surveyed(signal.survey, self.tracker.drift(), self.tracker.is_quiet());
         match self.wait(signal).await {
             Woken::Gate => Ok(()),
             Woken::Due => self.ring().await,
@@ -131,11 +148,14 @@ impl<E: Engine> Session<E> {
                 self.cancel(done).await;
                 Ok(())
             }
-            Woken::Relay(Event::Reported) if signal.phase == Phase::Open => {
+            Woken::Relay(Event::Reported) if signal.phase != Phase::Open => self.at_rest(signal).await,
+            Woken::Relay(Event::Reported) if self.rest.survey_due() || self.rest.is_overdue() => {
+                self.look_at_itself().await
+            }
+            Woken::Relay(Event::Reported) => {
                 self.rest.drifted();
                 Ok(())
             }
-            Woken::Relay(Event::Reported) => self.at_rest(signal).await,
             Woken::Relay(Event::ClientGone | Event::Goodbye) => Err(End::Client),
             Woken::Relay(Event::Violation(text)) => Err(End::Told(Farewell::Violation(text))),
             Woken::Relay(Event::BackendGone | Event::Farewell) => self.backend_lost().await,
@@ -164,15 +184,18 @@ impl<E: Engine> Session<E> {
     }
 
     fn manner(&self, signal: &Signal) -> Manner {
-        let shut = signal.phase != Phase::Open;
+        let admission = match signal.phase {
+            Phase::Open => Admission::All,
+            _ => Admission::OpenTransaction,
+        };
         let report = match signal.phase {
             Phase::Shut { .. } if !self.rest.is_parked(signal.round) => Report::Quiet,
             Phase::Closing => Report::Quiet,
-            Phase::Open if self.rest.is_overdue() => Report::Quiet,
+            Phase::Open if self.rest.survey_due() || self.rest.is_overdue() => Report::Quiet,
             Phase::Open if self.rest.due().is_none() => Report::Drifted,
             _ => Report::Nothing,
         };
-        Manner { shut, report }
+        Manner { admission, report }
     }
 
     /// A client asks for its statement to be cancelled.

@@ -33,6 +33,8 @@ const FORCE: Duration = Duration::from_secs(10);
 const GONE: Duration = Duration::from_secs(1);
 /// How long sessions whose state others can see may take to be restored before the rest is let go.
 const VISIBLE: Duration = Duration::from_secs(20);
+/// How often sessions are asked to look at themselves while a scaling point is sought.
+const SURVEYED: Duration = Duration::from_secs(1);
 /// What a survey is given before the first hold.
 const SURVEY: Duration = Duration::from_millis(30);
 
@@ -150,6 +152,7 @@ impl Driver {
     ) -> Result<Outcome, String> {
         let Some(old) = self.instance.clone() else { return Err("no database runs".to_owned()) };
         let resources = self.resources(change.to);
+        self.fits(&resources)?;
         self.provider.prepare(&resources).await.map_err(|error| error.to_string())?;
         self.write_journal(Entry { capacity: self.capacity, change_to: Some(change.to) });
         let found = self.seek(change, &old, started, obstacles).await;
@@ -174,6 +177,17 @@ impl Driver {
         handed.map(|()| outcome)
     }
 
+    /// Sessions that the new capacity has no place for would be lost after the point of no return.
+    fn fits(&self, to: &Resources) -> Result<(), String> {
+        let sessions = self.fleet.len() as u64;
+        match self.provider.places(to) {
+            Some(places) if sessions > places => {
+                Err(format!("{sessions} sessions are connected and capacity {} admits {places}", to.capacity))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Looks for a scaling point until the deadline.
     async fn seek(
         &self,
@@ -185,6 +199,7 @@ impl Driver {
         let deadline = Duration::from_secs(change.seconds_before_timeout.into());
         let mut search = Search::new(self.config.stall_budget, deadline);
         let mut flushed: Option<Instant> = None;
+        let mut surveyed = started;
         loop {
             if old.exited.borrow().is_some() {
                 return Found::Died;
@@ -210,7 +225,10 @@ impl Driver {
                     self.board.enter(ClusterState::Seeking);
                     // Sessions that were asked tell nobody; those that change do.
                     let _changed = timeout(pause, progress).await;
-                    self.fleet.survey();
+                    if surveyed.elapsed() > SURVEYED {
+                        surveyed = Instant::now();
+                        self.fleet.survey();
+                    }
                 }
                 Next::TimedOut => {
                     *obstacles = self.board.obstacles();
@@ -278,8 +296,7 @@ impl Driver {
         self.board.enter(ClusterState::Holding);
         let shut = Instant::now();
         let hold = self.fleet.hold();
-        // Whoever comes to rest by himself within the budget is spared.
-        if hold.gather(self.config.stall_budget).await.is_err() && hold.force(FORCE).await.is_err() {
+        if hold.force(self.config.stall_budget, FORCE).await.is_err() {
             tracing::warn!(cluster = self.board.name, "sessions did not come to rest and are closed");
         }
         Found::Forced(hold, shut)

@@ -79,6 +79,9 @@ macro_rules! label_values {
         pub enum $name { $($(#[$variant_doc])* $variant),* }
 
         impl $name {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+
             /// The value of the label.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $value),* }
@@ -238,7 +241,7 @@ impl Metrics {
         let bytes = |direction| {
             families.bytes.get_or_create_owned(&ByDirection { cluster: name.to_owned(), direction })
         };
-        ClusterMetrics {
+        let made = ClusterMetrics {
             stall_seconds: families.stall.get_or_create_owned(&of),
             hold_seconds: families.hold.get_or_create_owned(&of),
             hand_over_seconds: families.hand_over.get_or_create_owned(&of),
@@ -251,7 +254,12 @@ impl Metrics {
             capacity: families.capacity.get_or_create_owned(&of),
             cluster: of.cluster,
             families,
-        }
+        };
+        // What counts from nothing is there before it counts, or its first increment would not be seen as one.
+        HoldOutcome::ALL.iter().for_each(|outcome| drop(made.holds(*outcome)));
+        RefusalReason::ALL.iter().for_each(|reason| drop(made.sessions_refused(*reason)));
+        CapacityOutcome::ALL.iter().for_each(|outcome| drop(made.capacity_changes(*outcome)));
+        made
     }
 
     /// The text that Prometheus reads; its content type is [`ENCODING`].

@@ -41,6 +41,9 @@ pub(super) trait Flavour: Send + Sync {
     /// The server's program and its arguments for these resources.
     fn server(&self, site: &Site, resources: &Resources) -> (PathBuf, Vec<OsString>);
 
+    /// How many ordinary connections that server takes at once; `None`: not known.
+    fn places(&self, resources: &Resources) -> Option<u64>;
+
     /// The name of the socket file in the run folder.
     fn socket_name(&self) -> &'static str;
 

@@ -147,6 +147,10 @@ impl Flavour for Postgres {
         (self.programs.join("postgres"), arguments)
     }
 
+    fn places(&self, resources: &Resources) -> Option<u64> {
+        self.parameters.places(resources)
+    }
+
     fn socket_name(&self) -> &'static str {
         ".s.PGSQL.5432"
     }

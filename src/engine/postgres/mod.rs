@@ -3,15 +3,14 @@
 //! In reading order: [`message`] frames; [`greet`] and [`auth`] let a client in; [`log_in`] opens a backend;
 //! [`tracker`] (with [`statements`], [`sql`] and [`lexer`]) watches the session; [`capture`] (with [`introspection`])
 //! and [`restore`] move its [`state`]; [`lost`] answers for a transaction that is gone; [`query`] asks in the router's
-//! own name.
-
-use std::collections::HashMap;
+//! own name, [`interlude`] in the client's.
 
 use bytes::{Bytes, BytesMut};
 
 pub mod auth;
 pub mod capture;
 pub mod greet;
+pub mod interlude;
 pub mod introspection;
 pub mod lexer;
 pub mod libraries;
@@ -42,9 +41,11 @@ impl Engine for Postgres {
     type Capture = capture::Capture;
     type Restore = restore::Restore;
     type Restored = restore::Restored;
+    type Drain = query::Drain;
     type AccountQuery = query::AccountQuery;
     type AdminQuery = query::AdminQuery;
     type Lost = lost::LostTransaction;
+    type Interlude = interlude::Interlude;
 
     fn greet(secret: [u8; 32]) -> greet::Greeting {
         greet::Greeting::new(secret)
@@ -152,6 +153,15 @@ impl Engine for Postgres {
         !state.locks.is_empty() || !state.channels.is_empty() || !state.sequences.is_empty()
     }
 
+    fn drain(state: &state::State) -> Option<query::Drain> {
+        (!state.channels.is_empty()).then(query::Drain::default)
+    }
+
+    fn weaken(state: &mut state::State) {
+        // A default or a trigger may have drawn from a sequence: "not yet defined" is better than an old value.
+        state.sequences.clear();
+    }
+
     fn account_query(user: &str) -> query::AccountQuery {
         query::AccountQuery::new(user)
     }
@@ -170,7 +180,16 @@ impl Engine for Postgres {
             Fate::StatementAborted => lost::Owed::Answer,
             _ => lost::Owed::Nothing,
         };
-        lost::LostTransaction::new(tracker.has_failed(), owed, HashMap::new())
+        lost::LostTransaction::new(tracker.has_failed(), owed, tracker.statements.enders())
+    }
+
+    fn roll_back() -> interlude::Interlude {
+        interlude::Interlude::roll_back()
+    }
+
+    fn repeat(tracker: &mut tracker::Tracker, requests: &Bytes) -> interlude::Interlude {
+        tracker.repeated(requests);
+        interlude::Interlude::repeat(requests)
     }
 
     fn cancel_request(logged_in: &log_in::LoggedIn) -> Vec<u8> {
@@ -234,7 +253,10 @@ fn farewell_text(why: &Farewell) -> (&'static str, String) {
         Farewell::ShuttingDown => ("57P01", "terminating connection due to administrator command"),
         Farewell::NotAvailable => ("57P03", "the database system is not available at the moment"),
         Farewell::TooManySessions => ("53300", "sorry, too many clients already"),
-        Farewell::UnknownCluster => ("08004", "no cluster of this name is served here"),
+        Farewell::UnknownCluster => (
+            "08004",
+            "no cluster of this name is served here: connect over TLS to a host name that begins with the cluster's name",
+        ),
         Farewell::Violation(text) => ("08P01", *text),
         Farewell::TooSlow => ("57014", "canceling authentication due to timeout"),
     };

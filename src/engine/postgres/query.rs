@@ -108,3 +108,40 @@ impl Dialogue for AccountQuery {
         Ok(Some(secret.map(|text| Account { verifier: Verifier::parse(text.as_deref()) })))
     }
 }
+
+/// A bare `Sync`: the server sends the notifications that are pending before it answers. The queue does not outlive the
+/// server, so this is asked of every listener once nobody can notify any more.
+#[derive(Debug, Default)]
+pub struct Drain {
+    notifications: BytesMut,
+}
+
+impl Dialogue for Drain {
+    type Output = BytesMut;
+
+    fn open(&mut self, out: &mut BytesMut) {
+        message::put_sync(out);
+    }
+
+    fn receive(
+        &mut self,
+        input: &mut BytesMut,
+        _out: &mut BytesMut,
+    ) -> Result<Option<BytesMut>, DialogueError> {
+        while let Some(message) =
+            message::take(input, MAX_ROW).map_err(|e| DialogueError::Protocol(e.to_owned()))?
+        {
+            match message.kind {
+                b'A' | b'S' | b'N' => {
+                    message::put(&mut self.notifications, message.kind, |out| {
+                        out.extend_from_slice(&message.body);
+                    });
+                }
+                b'Z' => return Ok(Some(std::mem::take(&mut self.notifications))),
+                b'E' => return Err(refused(&message)),
+                kind => return Err(unexpected(kind)),
+            }
+        }
+        Ok(None)
+    }
+}

@@ -8,7 +8,9 @@
 //! ```
 //!
 //! A statement that cannot be parsed under the session's present `search_path` and role is tried once more under those
-//! of the log in: the old session had it, whatever was changed since. What still fails is said, never passed over.
+//! of the log in: the old session had it, whatever was changed since. One whose objects are gone, or whose result has
+//! changed, is left out: running it would be an error on the old server too (0A000 there, 26000 here). What else fails
+//! is said, never passed over.
 
 use std::collections::VecDeque;
 
@@ -73,6 +75,9 @@ pub struct Restore {
     answered_true: bool,
     description: BytesMut,
     again: Vec<usize>,
+    /// Statements whose result is not what it was: better none than one with other columns.
+    stale: Vec<Bytes>,
+    failed_code: String,
     restored: Restored,
 }
 
@@ -88,6 +93,8 @@ impl Restore {
             answered_true: false,
             description: BytesMut::new(),
             again: Vec::new(),
+            stale: Vec::new(),
+            failed_code: String::new(),
             restored: Restored::default(),
         }
     }
@@ -274,12 +281,13 @@ impl Restore {
         let description = std::mem::take(&mut self.description).freeze();
         let prepared = &self.state.prepared[at];
         let name = String::from_utf8_lossy(&prepared.name).into_owned();
+        let changed = prepared.description.as_ref().is_some_and(|old| *old != description);
         match self.failed.take() {
             Some(_) if !again => self.again.push(at),
+            // Its objects changed under it: the old server would refuse to run it, and so will the new one.
+            Some(_) if is_stale(&self.failed_code) => {}
             Some(text) => self.failed = Some(format!("prepared statement {name:?}: {text}")),
-            None if prepared.description.as_ref().is_some_and(|old| *old != description) => {
-                self.failed = Some(format!("prepared statement {name:?} has another result now"));
-            }
+            None if changed => self.stale.push(prepared.name.clone()),
             None => {}
         }
     }
@@ -298,6 +306,15 @@ impl Restore {
         if let Some(text) = self.failed.take() {
             return Err(DialogueError::Unfaithful(text));
         }
+        if self.steps.is_empty() && !self.stale.is_empty() {
+            for name in std::mem::take(&mut self.stale) {
+                message::put(out, b'C', |out| {
+                    out.extend_from_slice(b"S");
+                    message::put_text(out, &name);
+                });
+            }
+            self.end(out, Step::May);
+        }
         if self.steps.is_empty() && !self.again.is_empty() {
             for at in std::mem::take(&mut self.again) {
                 self.put_statement(out, at, true);
@@ -315,8 +332,10 @@ impl Restore {
             }
             b'E' if message::is_fatal(&message.body) => return Err(refused(message)),
             b'E' => {
-                let DialogueError::Refused { text, .. } = refused(message) else { return Ok(false) };
-                self.failed = self.failed.take().or(Some(text));
+                let DialogueError::Refused { text, code, .. } = refused(message) else { return Ok(false) };
+                if self.failed.is_none() {
+                    (self.failed, self.failed_code) = (Some(text), code);
+                }
             }
             b'A' => message::put(&mut self.restored.aside, b'A', |out| out.extend_from_slice(&message.body)),
             b'S' => {
@@ -337,6 +356,11 @@ impl Restore {
         }
         Ok(false)
     }
+}
+
+/// Errors that say that an object, a column or a right is not there any more (classes 42 and 3F).
+fn is_stale(code: &str) -> bool {
+    code.starts_with("42") && code != "42P05" || code.starts_with("3F")
 }
 
 impl Dialogue for Restore {

@@ -50,6 +50,9 @@ impl<E: Engine> Session<E> {
         } else {
             self.membership.fared(|tally| tally.carried += 1);
         }
+        if self.tracker.drift() > Drift::None {
+            E::weaken(&mut self.state);
+        }
         self.tracker.reattached();
         self.rest.seen(&self.membership, &self.tracker);
         self.membership.detach(E::is_visible(&self.state));

@@ -26,8 +26,10 @@ const LOOK: Duration = Duration::from_secs(2);
 pub(crate) struct Rest {
     /// The database that the session's backend belongs to.
     pub era: u64,
-    /// The last survey that was answered.
-    pub survey: u64,
+    survey: u64,
+    survey_due: bool,
+    /// The backend was never asked: its first answer takes several times as long as the next.
+    cold: bool,
     parked: Option<u64>,
     standing: Option<Obstacle>,
     shown: Option<Obstacle>,
@@ -42,6 +44,8 @@ impl Rest {
         Rest {
             era,
             survey: 0,
+            survey_due: false,
+            cold: true,
             parked: None,
             standing: None,
             shown: None,
@@ -49,6 +53,26 @@ impl Rest {
             due: None,
             cancelling: None,
         }
+    }
+
+    /// A backend of `era` was put in the place of the old one.
+    pub(super) fn reattached(&mut self, era: u64) {
+        self.era = era;
+        self.cold = true;
+    }
+
+    /// A survey asks the session to look at itself. One that is busy will have to look again when it is held; it looks
+    /// now, too, if its backend was never asked.
+    pub(super) fn surveyed(&mut self, survey: u64, drift: Drift, quiet: bool) {
+        if self.survey != survey {
+            self.survey = survey;
+            self.survey_due = drift > Drift::None && quiet || self.cold;
+        }
+    }
+
+    /// A survey is to be answered at the next quiet moment.
+    pub(super) fn survey_due(&self) -> bool {
+        self.survey_due
     }
 
     /// The session holds still for this round.
@@ -108,10 +132,14 @@ async fn cancelled_when_late<T>(look: impl Future<Output = T>, cancel: impl Futu
 impl<E: Engine> Session<E> {
     /// The gate is shut and the session is at rest: it holds still from here on.
     pub(super) async fn at_rest(&mut self, signal: &Signal) -> Result<(), End> {
+        if !matches!(signal.phase, Phase::Shut { .. }) {
+            return Ok(());
+        }
         if self.tracker.drift() > Drift::None {
             self.look_at_itself().await?;
         }
-        if signal.phase == Phase::Open {
+        // The backend may have been lost while it was asked.
+        if self.backend.is_none() {
             return Ok(());
         }
         self.rest.parked = Some(signal.round);
@@ -150,6 +178,7 @@ impl<E: Engine> Session<E> {
         let captured = cancelled_when_late(backend.converse(question), cancel).await;
         self.rest.looked = Instant::now();
         self.rest.due = None;
+        (self.rest.survey_due, self.rest.cold) = (false, false);
         self.cluster.metrics.capture_seconds.observe(started.elapsed().as_secs_f64());
         match captured {
             Ok(mut captured) => {
@@ -174,7 +203,7 @@ impl<E: Engine> Session<E> {
     }
 
     /// Messages that came in between our own are the client's.
-    async fn pass_aside(&mut self, mut aside: BytesMut) -> Result<(), End> {
+    pub(super) async fn pass_aside(&mut self, mut aside: BytesMut) -> Result<(), End> {
         self.rest.seen(&self.membership, &self.tracker);
         if aside.is_empty() {
             return Ok(());

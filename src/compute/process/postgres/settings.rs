@@ -75,6 +75,16 @@ impl Parameters {
         governed.into_iter().chain(operators).chain(fixed(site)).collect()
     }
 
+    /// How many ordinary connections the server will take; `None` if the operator's value is not understood.
+    pub fn places(&self, resources: &Resources) -> Option<u64> {
+        let number = |name: &str, ours: u64| match self.0.get(name) {
+            Some(own) => own.trim().parse().ok(),
+            None => Some(ours),
+        };
+        let all: u64 = number("max_connections", max_connections(resources))?;
+        Some(all.saturating_sub(number("superuser_reserved_connections", RESERVED_CONNECTIONS)?))
+    }
+
     /// The size of shared_buffers that the server will have, bytes; `None` if the operator's value is not understood.
     pub fn shared_buffers(&self, resources: &Resources) -> Option<u64> {
         match self.0.get("shared_buffers") {

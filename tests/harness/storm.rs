@@ -1,0 +1,70 @@
+//! The capacity changes every second or so, until the storm is dropped.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::{Server, pause};
+
+/// One change a second, or as fast as they end.
+const RHYTHM: Duration = Duration::from_secs(1);
+/// Up and down, far and near, and once without a change.
+const CAPACITIES: [u32; 8] = [4, 2, 8, 16, 2, 2, 16, 4];
+
+/// How long a storm lasts: `SCALEPOINT_STORM_SECONDS`, or a minute.
+pub fn duration() -> Duration {
+    let seconds = std::env::var("SCALEPOINT_STORM_SECONDS").ok().and_then(|text| text.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(60))
+}
+
+/// Changes the capacity in a thread of its own, which ends with this.
+pub struct Storm {
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<Vec<u64>>>,
+}
+
+impl Drop for Storm {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // Somebody has failed already, and that is what counts.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Storm {
+    /// Begins; `server` is the program's control API.
+    pub fn over(server: &Arc<Server>) -> Storm {
+        let over = Arc::new(AtomicBool::new(false));
+        let (server, ended) = (Arc::clone(server), Arc::clone(&over));
+        let thread = std::thread::spawn(move || {
+            let mut stalls = Vec::new();
+            for capacity in CAPACITIES.into_iter().cycle() {
+                if ended.load(Ordering::Relaxed) {
+                    break;
+                }
+                let begun = Instant::now();
+                stalls.push(server.scale(capacity)["stall_ms"].as_u64().unwrap());
+                pause(RHYTHM.saturating_sub(begun.elapsed()));
+            }
+            stalls
+        });
+        Storm { over, thread: Some(thread) }
+    }
+
+    /// Ends it, and says what it was like.
+    pub fn end(mut self, name: &str) {
+        self.over.store(true, Ordering::Relaxed);
+        let mut stalls = self.thread.take().unwrap().join().unwrap();
+        stalls.sort_unstable();
+        assert!(stalls.len() >= 2, "the capacity hardly changed: {stalls:?}");
+        let middle = stalls[stalls.len() / 2];
+        eprintln!(
+            "{name}: {} changes, stall {middle} ms in the middle, {} ms at most",
+            stalls.len(),
+            stalls[stalls.len() - 1]
+        );
+    }
+}
