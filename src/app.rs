@@ -79,14 +79,14 @@ async fn run(config: &Config) -> Result<(), Failure> {
     let metrics = Arc::new(Metrics::new());
     let secret = files::secret(&data_dir.join("secret"))?;
     let admin = bind(config.admin.listen)?;
+    let (stop, stopping) = watch::channel(false);
     let mut assembled = Vec::new();
     for cluster in &config.clusters {
-        assembled.push(assemble(cluster, config, &data_dir, &metrics, secret)?);
+        assembled.push(assemble(cluster, config, &data_dir, &metrics, secret, &stopping)?);
     }
     let sockets = bind_all(&mut assembled)?;
     // Before the first database: a signal that comes while one starts must not leave it behind.
     let mut signals = Signals::new().map_err(|error| format!("cannot watch for signals: {error}"))?;
-    let (stop, stopping) = watch::channel(false);
     let mut drivers = JoinSet::new();
     let served = serve_clusters(config, assembled, sockets, &mut drivers, &stopping, &tls).await;
     let outcome = match served {
@@ -119,7 +119,7 @@ async fn serve_clusters(
         driver.start().await.map_err(|error| format!("cluster {}: {error}", section.name))?;
         let (asks, asked) = mpsc::channel(1);
         handles.push(Handle { config: section.clone(), board: Arc::clone(&driver.board), asks });
-        drivers.spawn(driver.run(asked, stopping.clone(), config.router.shutdown_grace));
+        drivers.spawn(driver.run(asked, config.router.shutdown_grace));
         clusters.push((section, cluster));
     }
     let places = places(config.router.max_sessions);
@@ -241,13 +241,16 @@ fn assemble(
     data_dir: &Path,
     metrics: &Metrics,
     secret: [u8; 32],
+    stopping: &watch::Receiver<bool>,
 ) -> Result<Assembled, Failure> {
     let home = data_dir.join(&section.name);
     files::private_dir(&home)?;
     admit_server_user(&home).map_err(|error| error.to_string())?;
     let cluster_metrics = metrics.cluster(&section.name);
     let fleet = Fleet::new(config.router.max_sessions);
-    let admin = Admin::start(fleet.gate(), section.master_username.clone(), ADMIN_DATABASE.to_owned());
+    let admin = || Admin::start(fleet.gate(), section.master_username.clone(), ADMIN_DATABASE.to_owned());
+    // Two connections: nobody's log in waits for a checkpoint.
+    let (accounts, chores) = (admin(), admin());
     let capacity = section.min_capacity;
     let board = Board::new(&section.name, capacity, Arc::clone(&fleet), cluster_metrics.clone());
     let driver = Driver {
@@ -257,18 +260,19 @@ fn assemble(
         fleet: Arc::clone(&fleet),
         provider: Arc::new(provider(section, &home)?),
         maintenance: Arc::new(Chores {
-            admin: admin.clone(),
+            admin: chores,
             fleet: Arc::clone(&fleet),
             database: section.database_name.clone(),
         }),
         journal: Journal::new(home.join("journal.json")),
         capacity,
         instance: None,
+        stopping: stopping.clone(),
     };
     let cluster = Arc::new(Cluster {
         name: section.name.clone(),
         fleet,
-        admin,
+        admin: accounts,
         forced_change: section.forced_change,
         metrics: cluster_metrics,
         secret,

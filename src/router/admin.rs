@@ -129,7 +129,7 @@ impl<E: Engine> Task<E> {
             }
             Ask::Run(sql, answer) => {
                 let rows = match self.connection().await {
-                    Ok(backend) => backend.converse(E::admin_query(&sql, &[])).await,
+                    Ok(backend) => backend.converse_within(E::admin_query(&sql, &[]), PATIENCE).await,
                     Err(error) => Err(error),
                 };
                 self.keep_if_sound(&rows);

@@ -161,6 +161,13 @@ impl Members {
         known
     }
 
+    fn forget_detached_names(&mut self) {
+        let Members { sessions, names, .. } = self;
+        names.retain(|_, id| sessions.get(id).is_some_and(|m| m.attachment != Attachment::Detached));
+        let detached = sessions.values_mut().filter(|m| m.attachment == Attachment::Detached);
+        detached.for_each(|member| member.backend_id = None);
+    }
+
     fn name_backend(&mut self, id: u32, backend_id: Option<u32>) {
         let Some(member) = self.sessions.get_mut(&id) else { return };
         if let Some(old) = member.backend_id.take() {
@@ -248,6 +255,7 @@ impl Fleet {
             signal.phase = Phase::Reattach;
             signal.socket = Some(Arc::clone(&socket));
         });
+        self.members().forget_detached_names();
         let deadline = Instant::now() + deadline;
         loop {
             let progress = self.progress();
@@ -470,7 +478,7 @@ impl Membership {
     pub fn detach(&self, visible: bool) {
         let mut members = self.fleet.members();
         members.set(self.id, Attachment::Detached);
-        members.name_backend(self.id, None);
+        // Its backend's number stays known until the next database: others may yet hear from it.
         if let Some(member) = members.sessions.get_mut(&self.id) {
             member.visible = visible;
         }

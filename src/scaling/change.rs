@@ -204,6 +204,10 @@ impl Driver {
             if old.exited.borrow().is_some() {
                 return Found::Died;
             }
+            if *self.stopping.borrow() {
+                *obstacles = self.board.obstacles();
+                return Found::Nothing;
+            }
             let progress = self.fleet.progress();
             match search.next(started.elapsed(), self.view()) {
                 Next::Hold => {

@@ -64,6 +64,8 @@ pub struct Driver {
     pub capacity: u32,
     /// The instance that serves.
     pub instance: Option<Instance>,
+    /// Turns true when the process is to end.
+    pub stopping: watch::Receiver<bool>,
 }
 
 /// What wakes the driver.
@@ -105,13 +107,9 @@ impl Driver {
         }
     }
 
-    /// Runs the cluster until `stop` turns true; then lets sessions end for `grace` and stops the database.
-    pub async fn run(
-        mut self,
-        mut asks: mpsc::Receiver<Asked>,
-        mut stop: watch::Receiver<bool>,
-        grace: Duration,
-    ) {
+    /// Runs the cluster until the process is to end; then lets sessions end for `grace` and stops the database.
+    pub async fn run(mut self, mut asks: mpsc::Receiver<Asked>, grace: Duration) {
+        let mut stop = self.stopping.clone();
         loop {
             match self.wait(&mut asks, &mut stop).await {
                 Woken::Asked(asked) => self.asked(asked).await,

@@ -16,7 +16,7 @@ use bytes::{Bytes, BytesMut};
 use super::introspection::{self, Reading, block};
 use super::log_in::{refused, unexpected};
 use super::message::{self, Message, error_field};
-use super::state::{SequenceValue, State};
+use super::state::{Prepared, SequenceValue, State};
 use crate::engine::{Captured, Dialogue, DialogueError, Obstacle};
 
 /// The longest row that is read: a text of the greatest length, and the names and types beside it.
@@ -51,8 +51,8 @@ pub struct Question {
     pub names: Vec<String>,
     /// What the tracker knows and the server does not: unnamed statement, libraries, obstacles.
     pub from_wire: State,
-    /// Descriptions that are known already, by statement name.
-    pub described: Vec<(Bytes, Bytes)>,
+    /// Statements that were captured before and are the same still.
+    pub described: Vec<Prepared>,
 }
 
 /// See the module.
@@ -160,19 +160,21 @@ impl Capture {
         }
     }
 
-    /// `lastval()` is what the last `nextval()` gave: that sequence is to be restored last.
-    fn order_sequences(&mut self) {
+    /// `lastval()` is what the last `nextval()` gave: that sequence is to be restored last. If it cannot be (not owned,
+    /// dropped, not reported), none is: an error is better than another sequence's value.
+    fn settle_sequences(&mut self) {
         let lastval = self.lastval;
-        self.state.sequences.sort_by_key(|sequence| Some(sequence.value) == lastval);
+        let is_last = |sequence: &SequenceValue| sequence.restorable && Some(sequence.value) == lastval;
+        if !self.state.sequences.iter().any(is_last) {
+            self.state.sequences.clear();
+        }
+        self.state.sequences.sort_by_key(is_last);
     }
 
     fn ready(&mut self, status: u8, out: &mut BytesMut) -> Result<bool, DialogueError> {
         match self.steps.pop_front() {
             Some(Step::Probing) => {
-                // No plpgsql, no right to use it: then currval cannot be asked for, which is accepted.
-                if self.state.obstacle.is_none() && self.error.is_none() {
-                    self.order_sequences();
-                }
+                self.settle_sequences();
                 Ok(false)
             }
             Some(Step::Leaving) if status != b'I' => {
@@ -186,6 +188,8 @@ impl Capture {
                 let description = std::mem::take(&mut self.description).freeze();
                 match self.error.take() {
                     None => self.state.prepared[at].description = Some(description),
+                    // A late cancel request: it is described the next time.
+                    Some(DialogueError::Refused { code, .. }) if code == "57014" => {}
                     Some(_) => block(&mut self.state, Some(Obstacle::PreparedStatement)),
                 }
                 Ok(self.steps.is_empty())
@@ -215,9 +219,12 @@ impl Capture {
                 setting.value = value;
             }
         }
+        let here = self.state.surroundings();
         for (at, prepared) in self.state.prepared.iter_mut().enumerate() {
-            let known = self.question.described.iter().find(|(name, _)| *name == prepared.name);
-            prepared.description = known.map(|(_, description)| description.clone());
+            let known = self.question.described.iter().find(|known| known.name == prepared.name);
+            prepared.description = known.and_then(|known| known.description.clone());
+            prepared.surroundings =
+                known.and_then(|known| known.surroundings.clone()).or_else(|| here.clone());
             if prepared.description.is_none() {
                 message::put(out, b'D', |out| {
                     out.extend_from_slice(b"S");

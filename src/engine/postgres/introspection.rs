@@ -74,11 +74,12 @@ pub fn query(major: u32) -> String {
 pub fn sequence_probe(nonce: &str) -> String {
     format!(
         "DO $mv$ DECLARE s record; BEGIN \
+         PERFORM pg_catalog.set_config('lock_timeout', '20ms', true); \
          RAISE INFO USING MESSAGE = pg_catalog.concat('{nonce}lastval=', pg_catalog.lastval()); \
          FOR s IN SELECT c.oid, pg_catalog.concat(pg_catalog.quote_ident(n.nspname), '.', \
           pg_catalog.quote_ident(c.relname)) AS name, pg_catalog.pg_has_role(c.relowner, 'USAGE') AS own \
           FROM pg_catalog.pg_class AS c, pg_catalog.pg_namespace AS n \
-          WHERE n.oid OPERATOR(pg_catalog.=) c.relnamespace AND c.relkind OPERATOR(pg_catalog.=) 'S' LOOP \
+          WHERE n.oid OPERATOR(pg_catalog.=) c.relnamespace AND c.relkind OPERATOR(pg_catalog.=) 'S' LIMIT 200 LOOP \
          BEGIN RAISE INFO USING MESSAGE = pg_catalog.concat('{nonce}currval=', \
           pg_catalog.currval(CAST(s.oid AS pg_catalog.regclass)), ' ', s.own, ' ', s.name); \
          EXCEPTION WHEN OTHERS THEN NULL; END; \
@@ -103,7 +104,8 @@ pub fn read_row(row: &[Option<&[u8]>], reading: &Reading<'_>, state: &mut State)
     match column(0)? {
         b"sess" => {
             state.session_user = kept(1).filter(|user| user.as_ref() != reading.login_user);
-            state.role = kept(2).filter(|role| role.as_ref() != b"none");
+            // Also `none`: the log in may begin with another (`ALTER ROLE … SET role`).
+            state.role = kept(2);
             block(state, (column(3)? != b"0").then_some(Obstacle::TemporaryTable));
         }
         b"guc" => {
@@ -152,6 +154,7 @@ fn read_prepared(row: &[Option<&[u8]>], reading: &Reading<'_>) -> Option<Option<
         by_sql,
         description: None,
         context: None,
+        surroundings: None,
     }))
 }
 

@@ -93,7 +93,7 @@ impl Engine for Postgres {
     ) -> capture::Capture {
         let mut all = tracker.setting_names.clone();
         all.extend(names.iter().filter(|name| !tracker.setting_names.contains(name)).cloned());
-        let described = last.prepared.iter().filter_map(|p| Some((p.name.clone(), p.description.clone()?)));
+        let described = last.prepared.iter().filter(|p| tracker.statements.is_settled(&p.name));
         let question = capture::Question {
             login_user: Bytes::copy_from_slice(startup.user().as_bytes()),
             superuser: logged_in.parameter("is_superuser") == b"on",
@@ -101,7 +101,7 @@ impl Engine for Postgres {
             major: logged_in.major_version(),
             names: all,
             from_wire: tracker.wire_state(),
-            described: described.filter(|(name, _)| tracker.statements.is_settled(name)).collect(),
+            described: described.cloned().collect(),
         };
         capture::Capture::new(question, nonce)
     }

@@ -66,7 +66,8 @@ impl<E: Engine> Session<E> {
             Fate::StatementUnknown => return Some(Farewell::StatementUnknown),
             Fate::Carried | Fate::TransactionAborted | Fate::StatementAborted => {}
         }
-        if let Some(obstacle) = self.rest.standing() {
+        let of_wire = self.tracker.obstacle().filter(|obstacle| !obstacle.is_passing());
+        if let Some(obstacle) = self.rest.standing().or(of_wire) {
             return Some(Farewell::StateLost(obstacle.to_string().replace('_', " ")));
         }
         if self.tracker.drift() == Drift::Possible {

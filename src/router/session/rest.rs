@@ -135,13 +135,15 @@ impl Rest {
 }
 
 /// Waits for a look; when it takes too long, has it cancelled and waits on for what then comes.
-async fn cancelled_when_late<T>(look: impl Future<Output = T>, cancel: impl Future<Output = ()>) -> T {
+async fn cancelled_when_late<T, C: Future<Output = ()>>(
+    look: impl Future<Output = T>,
+    cancel: impl Fn() -> C,
+) -> T {
     tokio::pin!(look);
-    match timeout(LOOK, &mut look).await {
-        Ok(looked) => looked,
-        Err(_) => {
-            cancel.await;
-            look.await
+    loop {
+        match timeout(LOOK, &mut look).await {
+            Ok(looked) => return looked,
+            Err(_) => cancel().await,
         }
     }
 }
@@ -199,7 +201,7 @@ impl<E: Engine> Session<E> {
         let Some(backend) = &mut self.backend else { return Ok(()) };
         let question =
             E::capture(&self.startup, &backend.logged_in, &self.tracker, &self.state, &names, nonce());
-        let cancel = backend.cancel();
+        let cancel = backend.canceller();
         let captured = cancelled_when_late(backend.converse(question), cancel).await;
         self.rest.looked = Instant::now();
         (self.rest.due, self.rest.drifted_since) = (None, None);
