@@ -7,7 +7,7 @@
 //! * a [`Tracker`] watches a session's bytes go by and knows when the session may be moved,
 //! * a [`LostTransaction`] answers a client whose transaction a forced change or a crash has taken away.
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 pub mod obstacle;
 pub mod postgres;
@@ -142,6 +142,17 @@ impl std::fmt::Debug for CancelClaim {
     }
 }
 
+/// What a client may begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// Anything.
+    All,
+    /// What belongs to a transaction that is open, one request at a time.
+    OpenTransaction,
+    /// Nothing: what has begun may end.
+    Nothing,
+}
+
 /// What a tracker found in the bytes that a client sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientScan {
@@ -216,8 +227,8 @@ pub enum Loss {
 
 /// Watches the bytes of one session go by.
 pub trait Tracker: Send {
-    /// Scans what the client sent and was not scanned before. `shut`: the gate holds new requests.
-    fn client_bytes(&mut self, bytes: &[u8], shut: bool) -> ClientScan;
+    /// Scans what the client sent and was not scanned before; what it may not begin is held.
+    fn client_bytes(&mut self, bytes: &[u8], admission: Admission) -> ClientScan;
 
     /// Scans what the backend sent and was not scanned before; may patch it in place. `names` maps a backend's
     /// process id to the connection id that clients know.
@@ -229,8 +240,17 @@ pub trait Tracker: Send {
     /// True when the router may speak to the backend in its own name.
     fn is_quiet(&self) -> bool;
 
+    /// No message of the backend has been forwarded in part only.
+    fn is_between_messages(&self) -> bool;
+
     /// A statement is running, so a cancel request makes sense.
     fn is_running(&self) -> bool;
+
+    /// Nothing is running, and neither side is in the middle of a message.
+    fn is_answered(&self) -> bool;
+
+    /// The client has been given the front of a message whose rest has not come from the backend.
+    fn is_mid_answer(&self) -> bool;
 
     /// What the client did since [`captured`](Tracker::captured) was last called.
     fn drift(&self) -> Drift;
@@ -247,6 +267,9 @@ pub trait Tracker: Send {
     /// The session starts anew on another backend, at rest.
     fn reattached(&mut self);
 
+    /// The router has rolled the open transaction back: at rest, and to be looked at anew.
+    fn rolled_back(&mut self);
+
     /// If the server waits for bulk data of the client: the bytes that make it stop waiting, with an error.
     fn abort_copy(&mut self) -> Option<&'static [u8]>;
 }
@@ -256,6 +279,10 @@ pub trait LostTransaction: Send {
     /// Takes whole messages from the front of `input`, writes answers to `out`. `true`: the transaction is over and
     /// the session may go on with what is left in `input`.
     fn receive(&mut self, input: &mut BytesMut, out: &mut BytesMut) -> bool;
+
+    /// Requests of the client's that were answered with success and outlast the transaction (a statement prepared or
+    /// closed), to be repeated on the session's backend.
+    fn outlasting(&mut self) -> BytesMut;
 }
 
 /// Everything the router needs to know of a database's protocol.
@@ -288,6 +315,8 @@ pub trait Engine: Sized + Send + Sync + std::fmt::Debug + 'static {
     type AdminQuery: Dialogue<Output = Vec<Vec<Option<String>>>>;
     /// See [`LostTransaction`].
     type Lost: LostTransaction;
+    /// Speaks in the client's stead; yields what came in between and is the client's.
+    type Interlude: Dialogue<Output = BytesMut>;
 
     /// Starts the conversation with a client. `secret` seeds what unknown accounts are answered with.
     fn greet(secret: [u8; 32]) -> Self::Greeting;
@@ -346,6 +375,10 @@ pub trait Engine: Sized + Send + Sync + std::fmt::Debug + 'static {
     fn flush_statement() -> Option<&'static str>;
     /// Answers a client whose transaction is gone.
     fn lost_transaction(tracker: &Self::Tracker) -> Self::Lost;
+    /// Rolls the open transaction back.
+    fn roll_back() -> Self::Interlude;
+    /// Repeats what [`outlasting`](LostTransaction::outlasting) gave.
+    fn repeat(tracker: &mut Self::Tracker, requests: &Bytes) -> Self::Interlude;
     /// The bytes that ask a backend to cancel what runs there, to be sent on a connection of its own.
     fn cancel_request(logged_in: &Self::LoggedIn) -> Vec<u8>;
     /// The process id of a backend, as its notifications name it.

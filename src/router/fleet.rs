@@ -281,6 +281,11 @@ impl Fleet {
         }
     }
 
+    /// How many sessions have a backend and do not hold still.
+    pub(super) fn busy(&self) -> usize {
+        self.members().counts[Attachment::Attached as usize]
+    }
+
     /// How many sessions have a backend.
     pub fn attached(&self) -> usize {
         let counts = self.members().counts;

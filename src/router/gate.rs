@@ -104,11 +104,34 @@ impl Hold {
         }
     }
 
-    /// Brings every session to rest that is not: its statement is cancelled, its transaction ended. Whoever cannot be
-    /// carried is closed. Waits until all are parked or gone, `grace` at most.
-    pub async fn force(&self, grace: Duration) -> Result<(), NotGathered> {
+    /// Waits until nobody is busy, `budget` at most. Sessions whose state cannot be carried do not count as busy.
+    async fn spare(&self, budget: Duration) {
+        let deadline = Instant::now() + budget;
+        loop {
+            let progress = self.fleet.progress();
+            if self.fleet.busy() == 0 || timeout_at(deadline, progress).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Brings every session to rest that does not come to rest by itself within `budget`: its statement is cancelled,
+    /// its transaction ended. Whoever cannot be carried is closed. Waits until all are parked or gone, `grace` at most.
+    pub async fn force(&self, budget: Duration, grace: Duration) -> Result<(), NotGathered> {
+        self.spare(budget).await;
         self.fleet.signal(|signal| signal.phase = Phase::Shut { forced: true });
-        self.gather(grace).await
+        let deadline = Instant::now() + grace;
+        loop {
+            let progress = self.fleet.progress();
+            // Whoever has state that cannot be carried is about to be closed, and waited for as well.
+            let held = self.fleet.held();
+            if held == Held::All {
+                return Ok(());
+            }
+            if timeout_at(deadline, progress).await.is_err() {
+                return Err(NotGathered::Busy(self.fleet.busy()));
+            }
+        }
     }
 
     /// The point of no return: sessions give their backends up.

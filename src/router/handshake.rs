@@ -320,6 +320,7 @@ impl<E: Engine> Guest<E> {
             tracker,
             state: E::State::default(),
             lost: None,
+            outlasting: BytesMut::new(),
             rest: Rest::new(era),
         };
         let end = Box::pin(session.run()).await;

@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWrite};
 
 use super::backend::Backend;
 use super::stream::ClientStream;
-use crate::engine::{Drift, Engine, Rest, Tracker};
+use crate::engine::{Admission, Drift, Engine, Rest, Tracker};
 use crate::telemetry::ClusterMetrics;
 
 /// What one read may bring. Also the least room for a message that is looked at whole.
@@ -48,7 +48,7 @@ pub enum Report {
     Quiet,
     /// The same, and the session may have changed since it was captured.
     Drifted,
-    /// Every request that was forwarded is answered.
+    /// Every request that was forwarded is answered, and nobody is in the middle of a message.
     Answered,
 }
 
@@ -82,8 +82,8 @@ impl ClientEnd {
 /// How the pump is to behave.
 #[derive(Debug, Clone, Copy)]
 pub struct Manner {
-    /// Hold new requests.
-    pub shut: bool,
+    /// What of the client's is let past.
+    pub admission: Admission,
     /// Stop for this.
     pub report: Report,
 }
@@ -141,7 +141,7 @@ impl<E: Engine> Pump<'_, E> {
             Report::Nothing => false,
             Report::Quiet => self.tracker.is_quiet(),
             Report::Drifted => self.tracker.drift() == Drift::Possible && self.tracker.is_quiet(),
-            Report::Answered => !self.tracker.is_running(),
+            Report::Answered => self.tracker.is_answered(),
         };
         due && *self.cleared == 0 && !self.client.unflushed && self.client.from.cleared == 0
     }
@@ -226,7 +226,7 @@ impl<E: Engine> Pump<'_, E> {
     /// `Ok(true)`: there is something to write.
     fn scan_client(&mut self, manner: Manner) -> Result<bool, Event> {
         let from = &mut self.client.from;
-        let scan = self.tracker.client_bytes(&from.bytes, manner.shut);
+        let scan = self.tracker.client_bytes(&from.bytes, manner.admission);
         from.cleared = scan.forward;
         self.client.held = scan.rest == Rest::Held && scan.forward == 0;
         if scan.forward > 0 {

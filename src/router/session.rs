@@ -23,11 +23,12 @@ use super::backend::Backend;
 use super::fleet::{Membership, Order};
 use super::gate::{Gate, Phase, Signal};
 use super::relay::{self, ClientEnd, Event, Manner, Pump, Report};
-use crate::engine::{Engine, Farewell, Tracker};
+use crate::engine::{Admission, Engine, Farewell, Tracker};
 
 pub(super) mod attach;
 mod forced;
 mod loss;
+mod lost;
 pub(super) mod rest;
 
 /// How long a client may take to read its last message.
@@ -60,6 +61,8 @@ pub struct Session<E: Engine> {
     pub(super) state: E::State,
     /// Answers for a transaction that is gone.
     pub(super) lost: Option<E::Lost>,
+    /// What the client did in a lost transaction that its backend does not know of yet.
+    pub(super) outlasting: BytesMut,
     pub(super) rest: rest::Rest,
 }
 
@@ -85,14 +88,25 @@ impl<E: Engine> Session<E> {
                 break end;
             }
         };
+        if let End::Told(why) = &end {
+            self.say_farewell(&E::farewell(why)).await;
+        }
         if let Some(backend) = self.backend.take() {
             backend.close();
         }
-        if let End::Told(why) = &end {
-            self.tell(&E::farewell(why)).await;
-        }
         let _closed = timeout(LAST_WORDS, self.client.stream.shutdown()).await;
         end
+    }
+
+    /// Whole messages of the backend that were let past come first; in the middle of one nothing can be said.
+    async fn say_farewell(&mut self, message: &[u8]) {
+        if !self.tracker.is_between_messages() {
+            return;
+        }
+        let cleared = std::mem::take(&mut self.cleared);
+        let earlier =
+            self.backend.as_mut().map(|backend| backend.input.split_to(cleared)).unwrap_or_default();
+        self.tell(&[&earlier[..], message].concat()).await;
     }
 
     /// Writes to the client, between whole messages.
@@ -119,6 +133,12 @@ impl<E: Engine> Session<E> {
                 return Err(End::Told(Farewell::ShuttingDown));
             }
             _ => {}
+        }
+        if self.lost.is_some() {
+            return self.in_lost_transaction(signal).await;
+        }
+        if signal.phase == Phase::Open && !self.outlasting.is_empty() {
+            return self.repeat_outlasting().await;
         }
         self.rest.surveyed(signal.survey, self.tracker.drift(), self.tracker.is_quiet());
         match self.wait(signal).await {
@@ -164,7 +184,10 @@ impl<E: Engine> Session<E> {
     }
 
     fn manner(&self, signal: &Signal) -> Manner {
-        let shut = signal.phase != Phase::Open;
+        let admission = match signal.phase {
+            Phase::Open => Admission::All,
+            _ => Admission::OpenTransaction,
+        };
         let report = match signal.phase {
             Phase::Shut { .. } if !self.rest.is_parked(signal.round) => Report::Quiet,
             Phase::Closing => Report::Quiet,
@@ -172,7 +195,7 @@ impl<E: Engine> Session<E> {
             Phase::Open if self.rest.due().is_none() => Report::Drifted,
             _ => Report::Nothing,
         };
-        Manner { shut, report }
+        Manner { admission, report }
     }
 
     /// A client asks for its statement to be cancelled.

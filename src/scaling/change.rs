@@ -296,8 +296,7 @@ impl Driver {
         self.board.enter(ClusterState::Holding);
         let shut = Instant::now();
         let hold = self.fleet.hold();
-        // Whoever comes to rest by himself within the budget is spared.
-        if hold.gather(self.config.stall_budget).await.is_err() && hold.force(FORCE).await.is_err() {
+        if hold.force(self.config.stall_budget, FORCE).await.is_err() {
             tracing::warn!(cluster = self.board.name, "sessions did not come to rest and are closed");
         }
         Found::Forced(hold, shut)

@@ -165,7 +165,7 @@ fn cut_prepare<'a>(name: &[u8], text: &'a [u8], standard_strings: bool) -> Optio
         }
         let names = match tokens.next() {
             Some(Token::Word(word)) => word.eq_ignore_ascii_case(name),
-            Some(Token::Quoted(quoted)) => quoted == name,
+            Some(Token::Quoted(quoted)) => lexer::identifier(quoted) == name,
             _ => false,
         };
         if names && found.replace(statement).is_some() {
@@ -198,6 +198,10 @@ mod tests {
             Some(&b" PREPARE x AS SELECT 1"[..])
         );
         assert_eq!(cut("X", "PREPARE \"X\" AS SELECT 1;"), Some(&b"PREPARE \"X\" AS SELECT 1"[..]));
+        assert_eq!(
+            cut("a\"B", "PREPARE \"a\"\"B\" AS SELECT 1"),
+            Some(&b"PREPARE \"a\"\"B\" AS SELECT 1"[..])
+        );
         assert_eq!(cut("x", "PREPARE x AS SELECT 1; DEALLOCATE x; PREPARE x AS SELECT 2"), None);
         assert_eq!(cut("x", "DO $$ begin execute 'prepare x as select 1'; end $$"), None);
     }

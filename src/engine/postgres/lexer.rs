@@ -27,6 +27,19 @@ impl Token<'_> {
     }
 }
 
+/// The name that stands between quotes: doubled ones are single.
+pub fn identifier(quoted: &[u8]) -> Vec<u8> {
+    let mut name = Vec::with_capacity(quoted.len());
+    let mut bytes = quoted.iter();
+    while let Some(&byte) = bytes.next() {
+        name.push(byte);
+        if byte == b'"' {
+            bytes.next();
+        }
+    }
+    name
+}
+
 /// Iterates over the tokens of a text.
 pub struct Tokens<'a> {
     text: &'a [u8],

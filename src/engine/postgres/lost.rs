@@ -13,8 +13,9 @@
 
 use std::collections::HashMap;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 
+use super::lexer;
 use super::message::{self, Message};
 use super::sql::{self, TransactionCommand};
 
@@ -23,6 +24,10 @@ const FAILED: (&str, &str) =
     ("25P02", "current transaction is aborted, commands ignored until end of transaction block");
 /// Longest message that is taken while a transaction is lost.
 const MAX_REQUEST: usize = message::MAX_MESSAGE;
+/// Of a longer message only this much is looked at, and the rest thrown away as it comes: it need not fit anywhere.
+const INSPECTED: usize = super::tracker::INSPECTED;
+/// Longest requests that are kept to be repeated.
+const MAX_OUTLASTING: usize = 64 * 1024;
 
 /// Where the emulated transaction stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +53,10 @@ pub struct LostTransaction {
     bound: Option<TransactionCommand>,
     /// An answer that is owed from before goes out with the first call.
     owed: Owed,
+    /// How much is still to come of a message that was answered already.
+    to_drop: usize,
+    /// See [`outlasting`](crate::engine::LostTransaction::outlasting).
+    outlasting: BytesMut,
 }
 
 /// What the client still expects for what it sent before the transaction was lost.
@@ -71,12 +80,16 @@ impl LostTransaction {
             enders,
             bound: None,
             owed,
+            to_drop: 0,
+            outlasting: BytesMut::new(),
         }
     }
 
     /// Decides what one statement is answered; `None`: nothing may be answered with success but a rollback.
     fn run(&mut self, command: Option<TransactionCommand>, out: &mut BytesMut) -> bool {
         let (phase, error) = match (self.phase, command) {
+            // It ended earlier in this segment; what follows belongs to the same failure.
+            (Phase::Over, _) => (Phase::Over, Some(LOST)),
             (_, Some(TransactionCommand::Rollback)) => (Phase::Over, None),
             (_, Some(TransactionCommand::Commit | TransactionCommand::Chain)) => (Phase::Over, Some(LOST)),
             (Phase::Lost, _) | (_, Some(TransactionCommand::RollbackTo)) => (Phase::Failed, Some(LOST)),
@@ -88,6 +101,21 @@ impl LostTransaction {
             None => message::put_complete(out, "ROLLBACK"),
         }
         error.is_none()
+    }
+
+    /// The first statement decides, and the rest is discarded: therefore nothing of it may be answered with success.
+    fn query(&mut self, body: &[u8], out: &mut BytesMut) {
+        let text = body.strip_suffix(b"\0").unwrap_or(body);
+        let command = match sql::transaction_command(text) {
+            Some(TransactionCommand::Rollback)
+                if self.to_drop > 0 || lexer::statements(text, true).len() > 1 =>
+            {
+                Some(TransactionCommand::Chain)
+            }
+            other => other,
+        };
+        self.run(command, out);
+        self.ready(out);
     }
 
     fn ready(&self, out: &mut BytesMut) {
@@ -106,11 +134,34 @@ impl LostTransaction {
         match sql::transaction_command(text) {
             // Only what ends a transaction may be prepared in a failed one; anything else is the first failure.
             None | Some(TransactionCommand::RollbackTo) => self.fail(sql::transaction_command(text), out),
-            Some(command) => {
+            Some(command) if name.is_empty() || self.keep(b'P', body) => {
                 self.enders.insert(Bytes::copy_from_slice(name), command);
                 message::put(out, b'1', |_| {});
             }
+            Some(_) => self.fail(None, out),
         }
+    }
+
+    /// Named statements may also be closed in a failed transaction.
+    fn close(&mut self, body: &[u8], out: &mut BytesMut) {
+        let name =
+            body.strip_prefix(b"S").and_then(|rest| rest.strip_suffix(b"\0")).filter(|n| !n.is_empty());
+        if let Some(name) = name {
+            if !self.keep(b'C', body) {
+                return self.fail(None, out);
+            }
+            self.enders.remove(name);
+        }
+        message::put(out, b'3', |_| {});
+    }
+
+    /// Remembers a request to be repeated. `false`: that is too much.
+    fn keep(&mut self, kind: u8, body: &[u8]) -> bool {
+        let fits = self.to_drop == 0 && self.outlasting.len() + body.len() <= MAX_OUTLASTING;
+        if fits {
+            message::put(&mut self.outlasting, kind, |out| out.extend_from_slice(body));
+        }
+        fits
     }
 
     fn bind(&mut self, body: &[u8], out: &mut BytesMut) {
@@ -143,8 +194,7 @@ impl LostTransaction {
                 let command = self.bound.take();
                 self.fail(command, out);
             }
-            b'C' => message::put(out, b'3', |_| {}),
-            b'H' => {}
+            b'C' => self.close(&message.body, out),
             _ => self.fail(None, out),
         }
     }
@@ -152,6 +202,25 @@ impl LostTransaction {
     fn describes_ender(&self, body: &[u8]) -> bool {
         let name = body.get(1..).and_then(|rest| rest.strip_suffix(b"\0"));
         name.is_some_and(|name| self.enders.contains_key(name))
+    }
+
+    fn drop_rest(&mut self, input: &mut BytesMut) {
+        let dropped = self.to_drop.min(input.len());
+        input.advance(dropped);
+        self.to_drop -= dropped;
+    }
+
+    /// The next message, the end of a long one cut off. What cannot be framed stays; the tracker refuses it.
+    fn next(&mut self, input: &mut BytesMut) -> Option<Message> {
+        let length = message::frame_length(input).ok()??;
+        if input.len() >= length || input.len() < INSPECTED {
+            return message::take(input, MAX_REQUEST).ok()?;
+        }
+        self.to_drop = length - input.len();
+        let mut front = input.split();
+        let kind = front[0];
+        front.advance(message::HEADER);
+        Some(Message { kind, body: front.freeze() })
     }
 
     fn pay(&mut self, out: &mut BytesMut) {
@@ -172,14 +241,15 @@ impl LostTransaction {
 impl crate::engine::LostTransaction for LostTransaction {
     fn receive(&mut self, input: &mut BytesMut, out: &mut BytesMut) -> bool {
         self.pay(out);
-        while self.phase != Phase::Over || self.in_segment {
-            // What cannot be framed the tracker refuses once the session goes on.
-            let Ok(Some(message)) = message::take(input, MAX_REQUEST) else { return false };
+        loop {
+            self.drop_rest(input);
+            if self.phase == Phase::Over && !self.in_segment && self.to_drop == 0 {
+                return true;
+            }
+            let Some(message) = self.next(input) else { return false };
             match message.kind {
                 b'Q' => {
-                    let text = message.body.strip_suffix(b"\0").unwrap_or(&message.body);
-                    self.run(sql::transaction_command(text), out);
-                    self.ready(out);
+                    self.query(&message.body, out);
                 }
                 b'F' => {
                     self.run(None, out);
@@ -191,6 +261,8 @@ impl crate::engine::LostTransaction for LostTransaction {
                 }
                 // What is left of a COPY that has failed; the server drops it as well.
                 b'd' | b'c' | b'f' => {}
+                // Everything is answered at once. Behind a `Sync` it begins nothing.
+                b'H' => {}
                 b'X' => return false,
                 _ => {
                     self.in_segment = true;
@@ -198,7 +270,10 @@ impl crate::engine::LostTransaction for LostTransaction {
                 }
             }
         }
-        true
+    }
+
+    fn outlasting(&mut self) -> BytesMut {
+        self.outlasting.split()
     }
 }
 
@@ -289,6 +364,67 @@ commands ignored until end of transaction block\0\0";
         let mut lost = LostTransaction::new(false, Owed::UntilSync, HashMap::new());
         check(&mut lost, b"", &[E40001], false);
         check(&mut lost, b"S\0\0\0\x04", &[ZE], false);
+    }
+
+    #[test]
+    fn a_long_message_need_not_fit_into_a_buffer() {
+        let mut lost = fresh();
+        let mut out = BytesMut::new();
+        let long = query(&format!("INSERT INTO t VALUES ('{}')", "x".repeat(1 << 20)));
+        let mut input = BytesMut::new();
+        for part in long.chunks(50_000) {
+            input.extend_from_slice(part);
+            assert!(!lost.receive(&mut input, &mut out));
+            assert!(input.len() < 2 * INSPECTED);
+        }
+        assert_eq!(out, [E40001, ZE].concat());
+        check(&mut lost, &query("ROLLBACK"), &[ROLLBACK, ZI], true);
+        // An end that is followed by a long text is over when the text is. It may hold another statement.
+        let mut lost = fresh();
+        let end = query(&format!("ROLLBACK /*{}*/", "x".repeat(100_000)));
+        check(&mut lost, &end[..70_000], &[E40001, ZI], false);
+        check(&mut lost, &end[70_000..], &[], true);
+    }
+
+    #[test]
+    fn a_flush_begins_nothing() {
+        let mut lost = fresh();
+        check(&mut lost, b"S\0\0\0\x04H\0\0\0\x04", &[ZE], false);
+        check(&mut lost, &query("ROLLBACK"), &[ROLLBACK, ZI], true);
+    }
+
+    #[test]
+    fn what_follows_a_rollback_is_not_believed() {
+        check(&mut fresh(), &query("ROLLBACK; INSERT INTO t VALUES (1)"), &[E40001, ZI], true);
+        check(&mut fresh(), &query("ROLLBACK;"), &[ROLLBACK, ZI], true);
+        let mut segment = extended("", "ROLLBACK");
+        segment.truncate(segment.len() - 5);
+        segment.extend_from_slice(&extended("", "INSERT INTO t VALUES (1)"));
+        check(&mut fresh(), &segment, &[b"1\0\0\0\x04", b"2\0\0\0\x04", ROLLBACK, E40001, ZI], true);
+    }
+
+    #[test]
+    fn statements_prepared_and_closed_outlast_the_transaction() {
+        let mut lost = fresh();
+        let mut requests = BytesMut::new();
+        message::put_parse(&mut requests, "r", b"ROLLBACK", &[]);
+        message::put_close(&mut requests, "old");
+        let mut segment = requests.to_vec();
+        segment.extend_from_slice(b"S\0\0\0\x04");
+        check(&mut lost, &segment, &[b"1\0\0\0\x04", b"3\0\0\0\x04", ZE], false);
+        check(&mut lost, &query("ROLLBACK"), &[ROLLBACK, ZI], true);
+        assert_eq!(crate::engine::LostTransaction::outlasting(&mut lost), requests);
+    }
+
+    #[test]
+    fn statements_prepared_before_are_known() {
+        let enders = HashMap::from([(Bytes::from("c"), TransactionCommand::Commit)]);
+        let mut lost = LostTransaction::new(false, Owed::Nothing, enders);
+        let mut request = BytesMut::new();
+        message::put_bind(&mut request, "c", &[]);
+        message::put_execute(&mut request);
+        message::put_sync(&mut request);
+        check(&mut lost, &request, &[b"2\0\0\0\x04", E40001, ZI], true);
     }
 
     #[test]

@@ -3,15 +3,14 @@
 //! In reading order: [`message`] frames; [`greet`] and [`auth`] let a client in; [`log_in`] opens a backend;
 //! [`tracker`] (with [`statements`], [`sql`] and [`lexer`]) watches the session; [`capture`] (with [`introspection`])
 //! and [`restore`] move its [`state`]; [`lost`] answers for a transaction that is gone; [`query`] asks in the router's
-//! own name.
-
-use std::collections::HashMap;
+//! own name, [`interlude`] in the client's.
 
 use bytes::{Bytes, BytesMut};
 
 pub mod auth;
 pub mod capture;
 pub mod greet;
+pub mod interlude;
 pub mod introspection;
 pub mod lexer;
 pub mod libraries;
@@ -46,6 +45,7 @@ impl Engine for Postgres {
     type AccountQuery = query::AccountQuery;
     type AdminQuery = query::AdminQuery;
     type Lost = lost::LostTransaction;
+    type Interlude = interlude::Interlude;
 
     fn greet(secret: [u8; 32]) -> greet::Greeting {
         greet::Greeting::new(secret)
@@ -180,7 +180,16 @@ impl Engine for Postgres {
             Fate::StatementAborted => lost::Owed::Answer,
             _ => lost::Owed::Nothing,
         };
-        lost::LostTransaction::new(tracker.has_failed(), owed, HashMap::new())
+        lost::LostTransaction::new(tracker.has_failed(), owed, tracker.statements.enders())
+    }
+
+    fn roll_back() -> interlude::Interlude {
+        interlude::Interlude::roll_back()
+    }
+
+    fn repeat(tracker: &mut tracker::Tracker, requests: &Bytes) -> interlude::Interlude {
+        tracker.repeated(requests);
+        interlude::Interlude::repeat(requests)
     }
 
     fn cancel_request(logged_in: &log_in::LoggedIn) -> Vec<u8> {

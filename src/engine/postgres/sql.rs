@@ -3,7 +3,7 @@
 //! Everything here is a *hint*: it decides when to look at a session again and which setting names to ask for. What a
 //! session is made of is the server's to say (`capture`).
 
-use super::lexer::{Token, Tokens};
+use super::lexer::{self, Token, Tokens};
 
 /// How a statement touches the transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +22,10 @@ pub enum TransactionCommand {
 pub fn transaction_command(text: &[u8]) -> Option<TransactionCommand> {
     let mut tokens = Tokens::new(text, true).skip_while(|t| *t == Token::End);
     let first = tokens.next()?;
+    // Nearly every text ends here.
+    if !["commit", "end", "rollback", "abort", "prepare"].iter().any(|word| first.is(word)) {
+        return None;
+    }
     let rest: Vec<Token<'_>> = tokens.take_while(|t| *t != Token::End).take(8).collect();
     let has = |word: &str| rest.iter().any(|t| t.is(word));
     let commit = first.is("commit") || first.is("end");
@@ -197,6 +201,9 @@ impl<'a> Statement<'a> {
         }
         match token {
             Token::Word(word) => self.word(word, hints),
+            Token::Quoted(name) if self.position == 1 && self.verb_is("prepare") => {
+                hints.prepares.push(lexer::identifier(name));
+            }
             Token::Literal(literal) => self.literal(literal, hints),
             Token::Symbol(b'(') => self.parenthesis(hints),
             _ => {}
@@ -384,6 +391,7 @@ mod tests {
         assert_eq!(of("LOAD 'auto_explain'").loads, [b"auto_explain"]);
         assert_eq!(of("SELECT pg_backup_start('x')").backup, Some(true));
         assert_eq!(of("INSERT INTO t VALUES (1); PREPARE X AS SELECT 1").prepares, [b"x"]);
+        assert_eq!(of("PREPARE \"a\"\"B\" AS SELECT 1").prepares, [b"a\"B"]);
         assert!(of("SET xmloption = document").sets_parse_context);
     }
 }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 
 use super::message;
-use super::sql::{self, Hints};
+use super::sql::{self, Hints, TransactionCommand};
 
 /// Reported settings that shape how a text is parsed. A statement keeps what they were when it was parsed.
 pub const PARSE_SETTINGS: [&str; 4] =
@@ -33,6 +33,8 @@ struct Known {
     captured: bool,
     suspect: bool,
     commits: bool,
+    /// It ends a transaction.
+    ends: Option<TransactionCommand>,
     binds_setting_names: bool,
 }
 
@@ -112,6 +114,7 @@ impl Statements {
             captured: false,
             suspect: hints.suspect || body.is_none(),
             commits: hints.commits || body.is_none(),
+            ends: body.and_then(text_of).and_then(sql::transaction_command),
             binds_setting_names: hints.binds_setting_names || body.is_none(),
         };
         if unsure {
@@ -144,7 +147,14 @@ impl Statements {
         let context = ContextOf::Known(self.current);
         self.remember(
             name,
-            Known { context, captured: false, suspect: true, commits: true, binds_setting_names: false },
+            Known {
+                context,
+                captured: false,
+                suspect: true,
+                commits: true,
+                ends: None,
+                binds_setting_names: false,
+            },
         );
     }
 
@@ -177,6 +187,14 @@ impl Statements {
         };
         let names = if known.binds_setting_names { bound_names(rest) } else { Vec::new() };
         Some(Bound { suspect: known.suspect, commits: known.commits, names })
+    }
+
+    /// The statements that end transactions, by name: pgjdbc prepares `COMMIT` long before it runs it.
+    pub(crate) fn enders(&self) -> HashMap<Bytes, TransactionCommand> {
+        let unnamed = self.unnamed.filter(|_| self.unnamed_confirmed).and_then(|known| known.ends);
+        let named =
+            self.named.iter().filter_map(|(name, known)| Some((Bytes::copy_from_slice(name), known.ends?)));
+        named.chain(unnamed.map(|ends| (Bytes::new(), ends))).collect()
     }
 
     /// `ParseComplete` came.
@@ -252,6 +270,13 @@ impl Statements {
     pub fn current_context(&self) -> &ParseContext {
         &self.contexts[self.current as usize]
     }
+}
+
+/// The statement's text in the contents of a `Parse`.
+fn text_of(body: &[u8]) -> Option<&[u8]> {
+    let mut rest = body;
+    message::take_text(&mut rest)?;
+    message::take_text(&mut rest)
 }
 
 /// Values of a `Bind` that look like names of custom settings; `rest` begins at the parameter formats.

@@ -16,13 +16,13 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::message::{self, HEADER};
 use super::sql::{self, Hints};
 use super::state::State;
 use super::statements::Statements;
-use crate::engine::{ClientScan, Drift, Fate, Obstacle, Rest, ServerScan};
+use crate::engine::{Admission, ClientScan, Drift, Fate, Obstacle, Rest, ServerScan};
 
 /// Messages up to this length are read whole; of longer ones only this much is looked at.
 pub const INSPECTED: usize = 64 * 1024;
@@ -149,6 +149,24 @@ impl Tracker {
     /// The client was told that its transaction has failed.
     pub fn has_failed(&self) -> bool {
         self.status == b'E'
+    }
+
+    /// Messages of the extended protocol are about to be sent in the client's stead, who has had the answers already.
+    pub(crate) fn repeated(&mut self, requests: &[u8]) {
+        let mut rest = BytesMut::from(requests);
+        while let Ok(Some(message)) = message::take(&mut rest, message::MAX_MESSAGE) {
+            match message.kind {
+                b'P' => {
+                    self.parse(&message.body, true);
+                    self.statements.parse_complete();
+                }
+                b'C' => self.statements.close(&message.body),
+                _ => {}
+            }
+        }
+        self.unsynced = false;
+        self.open = Segment::default();
+        self.drift = Drift::Possible;
     }
 
     fn show(&mut self, text: &[u8]) {
@@ -300,7 +318,7 @@ fn is_inspected_from_server(kind: u8) -> bool {
 }
 
 impl crate::engine::Tracker for Tracker {
-    fn client_bytes(&mut self, bytes: &[u8], shut: bool) -> ClientScan {
+    fn client_bytes(&mut self, bytes: &[u8], admission: Admission) -> ClientScan {
         let mut at = self.client_skip.min(bytes.len());
         self.client_skip -= at;
         let rest = loop {
@@ -327,12 +345,15 @@ impl crate::engine::Tracker for Tracker {
             if kind == b'X' {
                 break Rest::Goodbye;
             }
-            if shut && self.at_rest() && self.status == b'I' {
+            if admission != Admission::All && self.at_rest() && self.status == b'I' {
                 break Rest::Held;
             }
             let starts_segment = !self.unsynced && !self.copy_in && !matches!(kind, b'd' | b'c' | b'f');
-            if starts_segment && (shut && !self.waiting.is_empty() || self.waiting.len() >= MAX_SEGMENTS) {
-                break Rest::Draining;
+            let one_at_a_time = admission == Admission::OpenTransaction && !self.waiting.is_empty();
+            match starts_segment {
+                true if admission == Admission::Nothing => break Rest::Held,
+                true if one_at_a_time || self.waiting.len() >= MAX_SEGMENTS => break Rest::Draining,
+                _ => {}
             }
             self.client_message(kind, here, whole);
             let present = here.len() + HEADER;
@@ -394,8 +415,20 @@ impl crate::engine::Tracker for Tracker {
         self.at_rest() && self.status == b'I' && self.server_skip == 0
     }
 
+    fn is_between_messages(&self) -> bool {
+        self.server_skip == 0
+    }
+
     fn is_running(&self) -> bool {
         self.unsynced || !self.waiting.is_empty()
+    }
+
+    fn is_answered(&self) -> bool {
+        !self.is_running() && self.client_skip == 0 && self.server_skip == 0
+    }
+
+    fn is_mid_answer(&self) -> bool {
+        self.server_skip > 0
     }
 
     fn drift(&self) -> Drift {
@@ -447,6 +480,11 @@ impl crate::engine::Tracker for Tracker {
         self.copy_in = false;
         self.server_skip = 0;
         self.drift = Drift::None;
+    }
+
+    fn rolled_back(&mut self) {
+        self.status = b'I';
+        self.drift = Drift::Possible;
     }
 }
 

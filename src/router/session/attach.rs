@@ -9,7 +9,7 @@ use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{End, Session};
-use crate::engine::{DialogueError, Engine, Farewell, LostTransaction, Rest, Tracker};
+use crate::engine::{Admission, DialogueError, Engine, Farewell, Rest, Tracker};
 use crate::router::backend::{Backend, BackendError};
 use crate::router::fleet::Order;
 use crate::router::gate::{Phase, Signal};
@@ -25,7 +25,7 @@ const RETRY: Duration = Duration::from_millis(20);
 const MAX_HELD: usize = 128 * 1024;
 
 /// What ends a wait for a client that has no backend.
-enum Idle {
+pub(super) enum Idle {
     Bytes,
     ClientGone,
     Gate,
@@ -90,7 +90,7 @@ impl<E: Engine> Session<E> {
         {
             return self.reattach(&socket, signal.era).await;
         }
-        match self.idle(wanted).await {
+        match self.idle(may).await {
             Idle::Bytes | Idle::Gate => Ok(()),
             Idle::ClientGone => Err(End::Client),
             Idle::Order(Order::Cancel(_done)) => {
@@ -105,27 +105,18 @@ impl<E: Engine> Session<E> {
 
     /// Looks at what the client has sent: answers for a lost transaction, finds out whether a request waits.
     async fn wants_backend(&mut self) -> Result<bool, End> {
-        if let Some(lost) = &mut self.lost {
-            let mut answer = BytesMut::new();
-            let over = lost.receive(&mut self.client.from.bytes, &mut answer);
-            if !answer.is_empty() && !self.tell(&answer).await {
-                return Err(End::Client);
-            }
-            if over {
-                self.lost = None;
-                self.rest.seen(&self.membership, &self.tracker);
-            }
-        }
-        // The gate counts as shut, so nothing is let past; only the kind of the first message is learnt.
-        match self.tracker.client_bytes(&self.client.from.bytes, true).rest {
+        self.answer_for_lost().await?;
+        // Nothing is let past; only the kind of the first message is learnt.
+        match self.tracker.client_bytes(&self.client.from.bytes, Admission::Nothing).rest {
             Rest::Goodbye => Err(End::Client),
-            Rest::Violation(text) if self.lost.is_none() => Err(End::Told(Farewell::Violation(text))),
+            Rest::Violation(text) => Err(End::Told(Farewell::Violation(text))),
             Rest::Held => Ok(self.lost.is_none()),
-            Rest::Incomplete | Rest::Draining | Rest::Violation(_) => Ok(false),
+            Rest::Incomplete | Rest::Draining => Ok(false),
         }
     }
 
-    async fn idle(&mut self, wanted: bool) -> Idle {
+    /// Waits for the client, the gate, or (`again`) for the next try to get a backend.
+    pub(super) async fn idle(&mut self, again: bool) -> Idle {
         let room = self.client.from.bytes.len() < MAX_HELD;
         tokio::select! {
             biased;
@@ -135,8 +126,7 @@ impl<E: Engine> Session<E> {
                 Ok(1..) => Idle::Bytes,
                 _ => Idle::ClientGone,
             },
-            // A place that was refused may be had at the next try.
-            () = sleep(RETRY), if wanted => Idle::Bytes,
+            () = sleep(RETRY), if again => Idle::Bytes,
         }
     }
 
@@ -151,7 +141,7 @@ impl<E: Engine> Session<E> {
                     tracing::debug!(session = self.membership.key().id, %error, "waiting for a backend");
                     sleep(RETRY).await;
                     if self.gate.borrow().era != era {
-                        return self.not_attached();
+                        return self.not_attached().await;
                     }
                 }
                 Err(BackendError::Dialogue(error @ DialogueError::Refused { .. })) => {
@@ -159,7 +149,7 @@ impl<E: Engine> Session<E> {
                     return Err(End::Told(Farewell::StateLost(error.to_string())));
                 }
                 // The database is gone again: what is to be done then, the gate will say.
-                Err(_) => return self.not_attached(),
+                Err(_) => return self.not_attached().await,
             }
         };
         let restore = E::restore(&self.tracker, &self.state, nonce());
@@ -181,13 +171,15 @@ impl<E: Engine> Session<E> {
             }
             Err(error) => {
                 tracing::debug!(session = self.membership.key().id, %error, "lost while restoring");
-                self.not_attached()
+                self.not_attached().await
             }
         }
     }
 
-    fn not_attached(&mut self) -> Result<(), End> {
+    /// The next try is not at once: a socket that nobody listens on refuses without delay.
+    async fn not_attached(&mut self) -> Result<(), End> {
         self.membership.detach(E::is_visible(&self.state));
+        sleep(RETRY).await;
         Ok(())
     }
 }

@@ -9,23 +9,28 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout};
 
 use super::{End, Session};
-use crate::engine::{Drift, Engine, Farewell, Fate, Tracker};
+use crate::engine::{Admission, Drift, Engine, Farewell, Fate, Tracker};
 use crate::router::ForcedChange;
 use crate::router::gate::Signal;
 use crate::router::relay::{self, Event, Manner, Pump, Report};
 
-/// How long an answer is waited for after the cancel request.
+/// How long answers are waited for after the cancel request.
 const ANSWER: Duration = Duration::from_secs(2);
+/// When the next statement of a pipeline is cancelled, if it runs that long.
+const AGAIN: Duration = Duration::from_millis(100);
 
 impl<E: Engine> Session<E> {
     pub(super) async fn bring_to_rest(&mut self, signal: &Signal) -> Result<(), End> {
-        if self.tracker.is_running() {
-            self.cancel_running().await?;
+        self.have_answered().await?;
+        if self.backend.is_none() {
+            return Ok(());
         }
         let mild = self.cluster.forced_change == ForcedChange::AbortTransaction;
+        // A client that does not take its answers cannot be told anything in between.
+        let told = self.cleared == 0;
         match self.tracker.fate() {
-            Fate::Carried if self.tracker.is_quiet() && self.cleared == 0 => self.carried(signal).await,
-            Fate::TransactionAborted if mild => self.abort_transaction(signal).await,
+            Fate::Carried if self.tracker.is_quiet() && told => self.carried(signal).await,
+            Fate::TransactionAborted if mild && told => self.abort_transaction(signal).await,
             Fate::CommitUnknown if mild => self.closed(Farewell::CommitUnknown),
             Fate::StatementUnknown | Fate::StatementAborted if mild => {
                 self.closed(Farewell::StatementUnknown)
@@ -41,37 +46,49 @@ impl<E: Engine> Session<E> {
 
     async fn carried(&mut self, signal: &Signal) -> Result<(), End> {
         self.at_rest(signal).await?;
-        if self.rest.standing().is_some() {
+        if self.backend.is_some() && self.rest.standing().is_some() {
             return self.closed(Farewell::ForcedChange);
         }
         Ok(())
     }
 
-    /// Cancels what runs (but never a COMMIT) and pumps until its answer has reached the client.
-    async fn cancel_running(&mut self) -> Result<(), End> {
-        let may_commit = self.tracker.fate() == Fate::CommitUnknown;
-        let Some(backend) = &mut self.backend else { return Ok(()) };
-        if let Some(abort) = self.tracker.abort_copy() {
-            // The copy's own messages that were cleared belong before it.
-            let cleared = std::mem::take(&mut self.client.from.cleared);
-            let pending = self.client.from.bytes.split_to(cleared);
-            let sent = timeout(ANSWER, async {
-                backend.stream.write_all(&pending).await?;
-                backend.stream.write_all(abort).await
-            });
-            if !matches!(sent.await, Ok(Ok(()))) {
+    /// Cancels what runs until all of it is answered and the client has the answers, as long as that is worth waiting
+    /// for. Nothing new begins meanwhile.
+    async fn have_answered(&mut self) -> Result<(), End> {
+        let deadline = Instant::now() + ANSWER;
+        while self.backend.is_some() {
+            if self.tracker.is_running() && !self.interrupt().await {
                 return self.backend_lost().await;
             }
-        } else if !may_commit {
-            backend.cancel().await;
+            match self.pump_until(deadline.min(Instant::now() + AGAIN)).await {
+                None if Instant::now() < deadline => {}
+                None | Some(Event::Reported) => return Ok(()),
+                Some(Event::ClientGone | Event::Goodbye) => return Err(End::Client),
+                Some(Event::Violation(text)) => return Err(End::Told(Farewell::Violation(text))),
+                Some(Event::BackendGone | Event::Farewell) => return self.backend_lost().await,
+            }
         }
-        let deadline = Instant::now() + ANSWER;
-        match self.pump_until(deadline).await {
-            None | Some(Event::Reported) => Ok(()),
-            Some(Event::ClientGone | Event::Goodbye) => Err(End::Client),
-            Some(Event::Violation(text)) => Err(End::Told(Farewell::Violation(text))),
-            Some(Event::BackendGone | Event::Farewell) => self.backend_lost().await,
-        }
+        Ok(())
+    }
+
+    /// Cancels what runs, but never a COMMIT. `false`: the backend is gone.
+    async fn interrupt(&mut self) -> bool {
+        let may_commit = self.tracker.fate() == Fate::CommitUnknown;
+        let Some(backend) = &mut self.backend else { return false };
+        let Some(abort) = self.tracker.abort_copy() else {
+            if !may_commit {
+                backend.cancel().await;
+            }
+            return true;
+        };
+        // The copy's own messages that were cleared belong before it.
+        let cleared = std::mem::take(&mut self.client.from.cleared);
+        let pending = self.client.from.bytes.split_to(cleared);
+        let sent = timeout(ANSWER, async {
+            backend.stream.write_all(&pending).await?;
+            backend.stream.write_all(abort).await
+        });
+        matches!(sent.await, Ok(Ok(())))
     }
 
     async fn pump_until(&mut self, deadline: Instant) -> Option<Event> {
@@ -81,7 +98,7 @@ impl<E: Engine> Session<E> {
         let mut watch = |tracker: &E::Tracker| rest.seen(membership, tracker);
         let metrics = &cluster.metrics;
         let pump = Pump { client, backend, cleared, tracker, names: &names, watch: &mut watch, metrics };
-        let manner = Manner { shut: true, report: Report::Answered };
+        let manner = Manner { admission: Admission::Nothing, report: Report::Answered };
         tokio::time::timeout_at(deadline, relay::pump(pump, manner)).await.ok()
     }
 
@@ -90,19 +107,17 @@ impl<E: Engine> Session<E> {
     async fn abort_transaction(&mut self, signal: &Signal) -> Result<(), End> {
         let lost = E::lost_transaction(&self.tracker);
         let Some(backend) = &mut self.backend else { return Ok(()) };
-        if backend.converse(E::admin_query("ROLLBACK", &[])).await.is_err() {
+        let Ok(aside) = backend.converse(E::roll_back()).await else {
             return self.closed(Farewell::ForcedChange);
-        }
-        self.tracker.reattached();
+        };
+        self.tracker.rolled_back();
+        self.pass_aside(aside).await?;
         // What the transaction did to the session (prepared statements, locks) outlives it: look again.
-        self.look_at_itself().await?;
-        debug_assert_eq!(self.tracker.drift(), Drift::None);
-        self.lost = Some(lost);
         self.at_rest(signal).await?;
-        if self.rest.standing().is_some() {
-            self.lost = None;
+        if self.backend.is_none() || self.rest.standing().is_some() || self.tracker.drift() > Drift::None {
             return self.closed(Farewell::ForcedChange);
         }
+        self.lost = Some(lost);
         self.membership.fared(|tally| tally.aborted += 1);
         Ok(())
     }

@@ -132,10 +132,14 @@ async fn cancelled_when_late<T>(look: impl Future<Output = T>, cancel: impl Futu
 impl<E: Engine> Session<E> {
     /// The gate is shut and the session is at rest: it holds still from here on.
     pub(super) async fn at_rest(&mut self, signal: &Signal) -> Result<(), End> {
+        if !matches!(signal.phase, Phase::Shut { .. }) {
+            return Ok(());
+        }
         if self.tracker.drift() > Drift::None {
             self.look_at_itself().await?;
         }
-        if signal.phase == Phase::Open {
+        // The backend may have been lost while it was asked.
+        if self.backend.is_none() {
             return Ok(());
         }
         self.rest.parked = Some(signal.round);
@@ -199,7 +203,7 @@ impl<E: Engine> Session<E> {
     }
 
     /// Messages that came in between our own are the client's.
-    async fn pass_aside(&mut self, mut aside: BytesMut) -> Result<(), End> {
+    pub(super) async fn pass_aside(&mut self, mut aside: BytesMut) -> Result<(), End> {
         self.rest.seen(&self.membership, &self.tracker);
         if aside.is_empty() {
             return Ok(());
