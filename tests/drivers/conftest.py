@@ -1,0 +1,304 @@
+"""Starts `scalepoint serve` for a test, asks it things through its command line, and ends it cleanly.
+
+Tests use the fixture `serve`, or `serving` where a fixture of a wider scope shares one server:
+
+    def test_something(serve):
+        server = serve("15")
+        with server.connect() as connection:
+            ...
+            assert server.scale(4)["outcome"] == "scaled"
+
+Environment: SCALEPOINT_BIN (the program), SCALEPOINT_PG<version>_BIN (see scripts/README.md), and optionally
+SCALEPOINT_TEST_PORTS ("21000-21999": where free ports are looked for), SCALEPOINT_TEST_KEEP (keep data and logs).
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+
+import psycopg
+import pytest
+
+START_DEADLINE = 60
+STOP_DEADLINE = 60
+MASTER = "master"
+
+
+def binary():
+    program = os.environ.get("SCALEPOINT_BIN")
+    assert program, "SCALEPOINT_BIN must name the program under test"
+    return program
+
+
+def server_folder(version):
+    folder = os.environ.get(f"SCALEPOINT_PG{version}_BIN")
+    assert folder, f"SCALEPOINT_PG{version}_BIN must name the folder of PostgreSQL {version}'s programs"
+    return folder
+
+
+def free_ports(count):
+    """Below the ports that outgoing connections get, so that none of those takes one meanwhile."""
+    first, last = map(int, os.environ.get("SCALEPOINT_TEST_PORTS", "20000-31999").split("-"))
+    found = []
+    for port in random.sample(range(first, last + 1), last + 1 - first):
+        with socket.socket() as probe:
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                found.append(port)
+        if len(found) == count:
+            return found
+    raise AssertionError(f"no {count} free ports from {first} to {last}")
+
+
+def wait_until(condition, what, deadline=30):
+    """Asks again and again until the answer is true; returns it."""
+    end = time.monotonic() + deadline
+    while True:
+        answer = condition()
+        if answer:
+            return answer
+        assert time.monotonic() < end, f"not within {deadline} s: {what}"
+        time.sleep(0.02)
+
+
+class Refused(AssertionError):
+    """A subcommand ended with another exit code than expected."""
+
+
+class Server:
+    """A running `scalepoint serve` with one PostgreSQL cluster."""
+
+    name = "test"
+
+    def __init__(self, version="15", *, memory="256MiB", database="app", parameters=None, cluster="", top=""):
+        """`cluster`: further lines of the cluster's section; `top`: further sections of the file."""
+        self.version = int(version)
+        self.database = database
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="scalepoint-test-", dir=os.environ.get("TMPDIR", "/tmp")))
+        self.folder.chmod(0o755)
+        self.port, self.admin_port = free_ports(2)
+        self.data_dir = self.folder / "data"
+        self.password_file = self.folder / "password"
+        self.password = "correct horse"
+        self.password_file.write_text(self.password + "\n")
+        self.password_file.chmod(0o600)
+        group = "".join(f"{name} = {json.dumps(value)}\n" for name, value in (parameters or {}).items())
+        self.config = self.folder / "scalepoint.toml"
+        self.config.write_text(f"""
+data_dir = "{self.data_dir}"
+
+[admin]
+listen = "127.0.0.1:{self.admin_port}"
+
+[acu]
+memory = "{memory}"
+
+[router]
+shutdown_grace_seconds = 2
+{top}
+[[cluster]]
+name = "{self.name}"
+engine = "postgres"
+listen = "127.0.0.1:{self.port}"
+server = "{server_folder(version)}"
+min_capacity = 2
+max_capacity = 16
+auto_pause = false
+master_username = "{MASTER}"
+master_password_file = "{self.password_file}"
+database_name = "{database}"
+{cluster}
+[cluster.parameters]
+fsync = "off"
+{group}
+""")
+        self.log_path = self.folder / "serve.log"
+        self.process = None
+
+    # Life
+
+    def start(self):
+        """Starts and waits for the line `ready`."""
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                [binary(), "serve", "--config", str(self.config)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        self.printed = []
+        ready = threading.Event()
+
+        def read():
+            for line in self.process.stdout:
+                self.printed.append(line.rstrip("\n"))
+                if line == "ready\n":
+                    ready.set()
+
+        threading.Thread(target=read, daemon=True).start()
+        wait_until(lambda: ready.is_set() or self.process.poll() is not None, "the line `ready`", START_DEADLINE)
+        assert ready.is_set(), f"serve ended with exit code {self.process.poll()}:\n{self.log()}"
+        return self
+
+    def stop(self, expected=0):
+        """SIGTERM; it must end with `expected` and leave no database process."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            code = self.process.wait(STOP_DEADLINE)
+        finally:
+            self.end()
+        assert code == expected, f"serve ended with exit code {code}:\n{self.log()}"
+        assert not self.database_processes(), "database processes are left"
+
+    def kill(self):
+        """SIGKILL to the router alone."""
+        self.process.kill()
+        self.process.wait()
+
+    def end(self):
+        """Whatever happened: nothing of it runs any more."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        self.left_over = self.database_processes()
+        for pid in self.left_over:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGQUIT)
+
+    def remove(self):
+        if "SCALEPOINT_TEST_KEEP" in os.environ:
+            print(f"kept: {self.folder}")
+        else:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def database_processes(self):
+        """Processes that were started on this server's data directory."""
+        found = []
+        for entry in os.scandir("/proc"):
+            if entry.name.isdigit() and int(entry.name) != self.process.pid:
+                with contextlib.suppress(OSError):
+                    line = pathlib.Path(entry.path, "cmdline").read_bytes()
+                    if os.fsencode(self.data_dir) in line and b"postgres" in line:
+                        found.append(int(entry.name))
+        return found
+
+    def log(self):
+        return self.log_path.read_text(errors="replace")[-20000:]
+
+    # Connections
+
+    @property
+    def ca(self):
+        return self.data_dir / "certs" / "ca.pem"
+
+    def parameters(self, **changes):
+        """What libpq needs to connect as the master user over verified TLS; None removes one."""
+        parameters = {
+            "host": "localhost",
+            "hostaddr": "127.0.0.1",
+            "port": self.port,
+            "user": MASTER,
+            "password": self.password,
+            "dbname": self.database,
+            "sslmode": "verify-full",
+            "sslrootcert": str(self.ca),
+        }
+        parameters.update(changes)
+        return {name: value for name, value in parameters.items() if value is not None}
+
+    def connect(self, autocommit=True, row_factory=None, **changes):
+        """A psycopg connection, as the master user unless told otherwise."""
+        keywords = {"row_factory": row_factory} if row_factory else {}
+        return psycopg.connect(**self.parameters(**changes), autocommit=autocommit, **keywords)
+
+    # The command line
+
+    def run(self, *arguments, exits=(0,), deadline=150):
+        """Runs a subcommand; returns what it printed."""
+        command = [binary(), "--admin", f"127.0.0.1:{self.admin_port}", *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=deadline, stdin=subprocess.DEVNULL)
+        if done.returncode not in exits:
+            raise Refused(f"{command} ended with {done.returncode}\n{done.stdout}{done.stderr}\n{self.log()}")
+        return done.stdout
+
+    def scale(self, capacity, *, seconds=None, action=None, wait=True, exits=(0,)):
+        """The report of `scale --json`; `exits=(3,)` for one that must be rolled back."""
+        arguments = ["scale", self.name, capacity, "--json"]
+        if seconds is not None:
+            arguments += ["--seconds-before-timeout", seconds]
+        if action is not None:
+            arguments += ["--timeout-action", action]
+        if not wait:
+            arguments += ["--no-wait"]
+        return json.loads(self.run(*arguments, exits=exits))
+
+    def swap(self, seconds=60):
+        """To another capacity and, at the same time, to another process; everybody must be carried."""
+        capacity = 4 if self.status()["capacity"] == 2 else 2
+        before = self.status()["backend_pid"]
+        report = self.scale(capacity, seconds=seconds, action="rollback", exits=(0, 3))
+        assert report["outcome"] == "scaled", f"{report}\n{self.log()}"
+        assert self.status()["backend_pid"] != before
+        return report
+
+    def status(self):
+        return json.loads(self.run("status", self.name, "--json"))["clusters"][0]
+
+    def sessions(self):
+        return json.loads(self.run("sessions", self.name, "--json"))["sessions"]
+
+    def events(self):
+        return json.loads(self.run("events", self.name, "--json"))["events"]
+
+    def metrics(self):
+        """Every sample of the metrics page, by its name with labels."""
+        import urllib.request
+
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}/metrics", timeout=10) as page:
+            text = page.read().decode()
+        samples = re.findall(r"^([^#\s]\S*(?:\{.*\})?) (\S+)$", text, re.MULTILINE)
+        return {name: float(value) for name, value in samples}
+
+
+@contextlib.contextmanager
+def serving(version="15", **options):
+    """A server for the length of a `with`; ends with the checks of `Server.stop`."""
+    server = Server(version, **options)
+    try:
+        yield server.start()
+        if server.process.poll() is None:
+            server.stop()
+    except BaseException:
+        if server.process is not None:
+            print(server.log())
+        raise
+    finally:
+        if server.process is not None:
+            server.end()
+        server.remove()
+
+
+@pytest.fixture
+def serve():
+    """Starts servers that end with the test: `serve("15", parameters={...})`."""
+    with contextlib.ExitStack() as stack:
+        yield lambda version="15", **options: stack.enter_context(serving(version, **options))
+
+
+@pytest.fixture(scope="module")
+def serve_module():
+    """As `serve`, for fixtures of a module's scope."""
+    with contextlib.ExitStack() as stack:
+        yield lambda version="15", **options: stack.enter_context(serving(version, **options))
