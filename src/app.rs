@@ -13,9 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::api;
-use crate::compute::process::{
-    ProcessConfig, ProcessProvider, START_DEADLINE, STOP_DEADLINE, admit_server_user,
-};
+use crate::compute::process::{ProcessConfig, ProcessProvider, admit_server_user};
 use crate::config::{ClusterConfig, Config, raise_descriptor_limit};
 use crate::engine::Engine as _;
 use crate::engine::postgres::Postgres;
@@ -280,8 +278,8 @@ fn provider(section: &ClusterConfig, home: &Path) -> Result<ProcessProvider, Fai
         master_password: master_password.to_string(),
         database_name: section.database_name.clone(),
         parameters: section.parameters.iter().cloned().collect(),
-        start_deadline: START_DEADLINE,
-        stop_deadline: STOP_DEADLINE,
+        start_deadline: section.start_timeout,
+        stop_deadline: section.stop_timeout,
     };
     ProcessProvider::new(process).map_err(|error| format!("cluster {}: {error}", section.name))
 }

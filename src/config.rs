@@ -117,6 +117,10 @@ pub struct ClusterConfig {
     pub timeout_action: TimeoutAction,
     /// How long clients may have to wait in one hold.
     pub stall_budget: Duration,
+    /// How long a database process may take to be ready; a new capacity that is not by then is given up.
+    pub start_timeout: Duration,
+    /// How long a database process may take to end by itself in a change, before force.
+    pub stop_timeout: Duration,
     /// How a forced change ends a session that blocks it.
     pub forced_change: ForcedChange,
     /// How the volume moves to the new instance.
@@ -241,6 +245,8 @@ impl ClusterConfig {
             seconds_before_timeout: 300,
             timeout_action: TimeoutAction::RollbackCapacityChange,
             stall_budget: Duration::from_millis(500),
+            start_timeout: Duration::from_secs(60),
+            stop_timeout: Duration::from_secs(30),
             forced_change: ForcedChange::Close,
             handover: Handover::Restart,
             master_username: "admin".to_owned(),

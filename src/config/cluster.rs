@@ -115,6 +115,12 @@ fn read_scaling(section: &Section<'_>, config: &mut ClusterConfig) {
     if let Some(ms) = section.read("stall_budget_ms", values::number(10..=60_000, "ms")) {
         config.stall_budget = Duration::from_millis(ms.unsigned_abs());
     }
+    if let Some(value) = seconds("start_timeout_seconds", 1..=3600) {
+        config.start_timeout = Duration::from_secs(value.into());
+    }
+    if let Some(value) = seconds("stop_timeout_seconds", 1..=3600) {
+        config.stop_timeout = Duration::from_secs(value.into());
+    }
     if let Some(forced) = section.read("forced_change", values::one_of(FORCED_CHANGES)) {
         config.forced_change = forced;
     }

@@ -58,6 +58,8 @@ fn every_key_is_read() {
         seconds_before_timeout = 60
         timeout_action = "ForceApplyCapacityChange"
         stall_budget_ms = 10
+        start_timeout_seconds = 5
+        stop_timeout_seconds = 6
         forced_change = "abort_transaction"
         master_username = "boss"
         master_password_file = "secret"
@@ -87,6 +89,7 @@ fn every_key_is_read() {
     assert_eq!(orders.timeout_action, TimeoutAction::ForceApplyCapacityChange);
     assert_eq!(orders.forced_change, ForcedChange::AbortTransaction);
     assert_eq!(orders.stall_budget, Duration::from_millis(10));
+    assert_eq!((orders.start_timeout, orders.stop_timeout), (Duration::from_secs(5), Duration::from_secs(6)));
     assert_eq!(orders.master_password_file, Some(folder.path().join("secret")));
     let expected = [
         ("log_statement", "ddl"),
@@ -135,7 +138,7 @@ s.toml:14: max_capacity: 5 is not a capacity of this engine (hint: the nearest c
 s.toml:15: auto_pause: must be true or false, not a string (hint: write true or false, without quotes)\n\
 s.toml:16: seconds_before_timeout: 30 is out of range (hint: 60 to 600 seconds)\n\
 s.toml:17: timeout_action: `Rollback` is not known (hint: one of \"RollbackCapacityChange\", \"ForceApplyCapacityChange\")\n\
-s.toml:18: unknown key `colour` in [[cluster]] (hint: known are name, engine, listen, server, min_capacity, max_capacity, auto_pause, seconds_until_auto_pause, seconds_before_timeout, timeout_action, stall_budget_ms, forced_change, handover, master_username, master_password_file, database_name, parameters)"
+s.toml:18: unknown key `colour` in [[cluster]] (hint: known are name, engine, listen, server, min_capacity, max_capacity, auto_pause, seconds_until_auto_pause, seconds_before_timeout, timeout_action, stall_budget_ms, start_timeout_seconds, stop_timeout_seconds, forced_change, handover, master_username, master_password_file, database_name, parameters)"
     );
 }
 
