@@ -297,6 +297,7 @@ impl ComputeProvider for ProcessProvider {
     }
 
     async fn prepare(&self, _to: &Resources) -> Result<(), ComputeError> {
+        volume::check_room(&self.site.volume)?;
         // One cgroup serves all capacities, and the programs are in the page cache since the last start.
         self.cgroup.restore();
         self.version().await.map(|_| ())
@@ -310,7 +311,7 @@ impl ComputeProvider for ProcessProvider {
         let _turn = self.take_turn()?;
         self.claim().await?;
         self.cgroup.lift();
-        let staged = match self.stage(to) {
+        let staged = match volume::check_room(&self.site.volume).and_then(|()| self.stage(to)) {
             Ok(staged) => staged,
             Err(error) => {
                 // Nothing has been touched yet.

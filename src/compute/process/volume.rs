@@ -6,6 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::sys::statvfs::statvfs;
 use nix::unistd::Uid;
 use tokio::time::{Instant, sleep};
 
@@ -17,6 +18,9 @@ use crate::compute::ComputeError;
 const CLAIM_PATIENCE: Duration = Duration::from_secs(2);
 const CLAIM_RETRY: Duration = Duration::from_millis(50);
 const REACH_DEADLINE: Duration = Duration::from_secs(10);
+/// A stop writes a checkpoint; a start writes its lock files and may need a new log segment. With less than this free
+/// on the volume, bytes, a hand-over could end with no server that can start.
+const ROOM: u64 = 32 << 20;
 
 /// The right to work on a volume: a lock on `<volume>.lock` that ends with this value, or with the process.
 #[derive(Debug)]
@@ -129,6 +133,24 @@ pub(super) async fn check_reach(site: &Site, folder: &Path) -> Result<(), Comput
             barrier.display()
         ),
     ))
+}
+
+/// Refuses to touch a running server whose volume is full: it may still read, and one that is started there may not.
+pub fn check_room(volume: &Path) -> Result<(), ComputeError> {
+    let found = statvfs(volume).map_err(|error| ComputeError::Io {
+        what: format!("looking for room on {}", volume.display()),
+        source: error.into(),
+    })?;
+    // The reserve of the file system is root's, and servers do not run as root.
+    let free = found.blocks_available().saturating_mul(found.fragment_size());
+    if free < ROOM {
+        let (free, needed) = (free >> 20, ROOM >> 20);
+        return Err(refused(
+            volume,
+            format!("the disk is full: {free} MiB are free, a change needs {needed} MiB"),
+        ));
+    }
+    Ok(())
 }
 
 fn refused(path: &Path, reason: String) -> ComputeError {
