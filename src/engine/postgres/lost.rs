@@ -13,7 +13,7 @@
 
 use std::collections::HashMap;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 
 use super::message::{self, Message};
 use super::sql::{self, TransactionCommand};
@@ -23,6 +23,8 @@ const FAILED: (&str, &str) =
     ("25P02", "current transaction is aborted, commands ignored until end of transaction block");
 /// Longest message that is taken while a transaction is lost.
 const MAX_REQUEST: usize = message::MAX_MESSAGE;
+/// Of a longer message only this much is looked at, and the rest thrown away as it comes: it need not fit anywhere.
+const INSPECTED: usize = super::tracker::INSPECTED;
 
 /// Where the emulated transaction stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +50,8 @@ pub struct LostTransaction {
     bound: Option<TransactionCommand>,
     /// An answer that is owed from before goes out with the first call.
     owed: Owed,
+    /// How much is still to come of a message that was answered already.
+    to_drop: usize,
 }
 
 /// What the client still expects for what it sent before the transaction was lost.
@@ -71,6 +75,7 @@ impl LostTransaction {
             enders,
             bound: None,
             owed,
+            to_drop: 0,
         }
     }
 
@@ -154,6 +159,25 @@ impl LostTransaction {
         name.is_some_and(|name| self.enders.contains_key(name))
     }
 
+    fn drop_rest(&mut self, input: &mut BytesMut) {
+        let dropped = self.to_drop.min(input.len());
+        input.advance(dropped);
+        self.to_drop -= dropped;
+    }
+
+    /// The next message, the end of a long one cut off. What cannot be framed stays; the tracker refuses it.
+    fn next(&mut self, input: &mut BytesMut) -> Option<Message> {
+        let length = message::frame_length(input).ok()??;
+        if input.len() >= length || input.len() < INSPECTED {
+            return message::take(input, MAX_REQUEST).ok()?;
+        }
+        self.to_drop = length - input.len();
+        let mut front = input.split();
+        let kind = front[0];
+        front.advance(message::HEADER);
+        Some(Message { kind, body: front.freeze() })
+    }
+
     fn pay(&mut self, out: &mut BytesMut) {
         match std::mem::replace(&mut self.owed, Owed::Nothing) {
             Owed::Nothing => {}
@@ -172,9 +196,12 @@ impl LostTransaction {
 impl crate::engine::LostTransaction for LostTransaction {
     fn receive(&mut self, input: &mut BytesMut, out: &mut BytesMut) -> bool {
         self.pay(out);
-        while self.phase != Phase::Over || self.in_segment {
-            // What cannot be framed the tracker refuses once the session goes on.
-            let Ok(Some(message)) = message::take(input, MAX_REQUEST) else { return false };
+        loop {
+            self.drop_rest(input);
+            if self.phase == Phase::Over && !self.in_segment && self.to_drop == 0 {
+                return true;
+            }
+            let Some(message) = self.next(input) else { return false };
             match message.kind {
                 b'Q' => {
                     let text = message.body.strip_suffix(b"\0").unwrap_or(&message.body);
@@ -198,7 +225,6 @@ impl crate::engine::LostTransaction for LostTransaction {
                 }
             }
         }
-        true
     }
 }
 
@@ -289,6 +315,26 @@ commands ignored until end of transaction block\0\0";
         let mut lost = LostTransaction::new(false, Owed::UntilSync, HashMap::new());
         check(&mut lost, b"", &[E40001], false);
         check(&mut lost, b"S\0\0\0\x04", &[ZE], false);
+    }
+
+    #[test]
+    fn a_long_message_need_not_fit_into_a_buffer() {
+        let mut lost = fresh();
+        let mut out = BytesMut::new();
+        let long = query(&format!("INSERT INTO t VALUES ('{}')", "x".repeat(1 << 20)));
+        let mut input = BytesMut::new();
+        for part in long.chunks(50_000) {
+            input.extend_from_slice(part);
+            assert!(!lost.receive(&mut input, &mut out));
+            assert!(input.len() < 2 * INSPECTED);
+        }
+        assert_eq!(out, [E40001, ZE].concat());
+        check(&mut lost, &query("ROLLBACK"), &[ROLLBACK, ZI], true);
+        // An end that is followed by a long text is over when the text is.
+        let mut lost = fresh();
+        let end = query(&format!("ROLLBACK /*{}*/", "x".repeat(100_000)));
+        check(&mut lost, &end[..70_000], &[ROLLBACK, ZI], false);
+        check(&mut lost, &end[70_000..], &[], true);
     }
 
     #[test]

@@ -209,7 +209,10 @@ impl Engine for Postgres {
     }
 
     fn loss(bytes: &[u8]) -> Loss {
-        let Some(body) = bytes.get(message::HEADER..) else { return Loss::Server };
+        // What is no whole error message are not last words: it was cut off in the middle of something else.
+        let whole = message::frame_length(bytes).is_ok_and(|length| length.is_some_and(|l| l <= bytes.len()));
+        let said = bytes.first().is_some_and(|kind| matches!(kind, b'E' | b'N'));
+        let Some(body) = bytes.get(message::HEADER..).filter(|_| whole && said) else { return Loss::Server };
         match message::error_field(body, b'C') {
             // admin_shutdown: `pg_terminate_backend`, or the whole server stops.
             b"57P01" if message::is_fatal(body) => Loss::Unclear,
