@@ -118,6 +118,7 @@ impl<E: Engine> Session<E> {
             Phase::Closing if self.tracker.is_quiet() && self.cleared == 0 => {
                 return Err(End::Told(Farewell::ShuttingDown));
             }
+            Phase::Open => self.rest.goes_on(),
             _ => {}
         }
         self.rest.surveyed(signal.survey, self.tracker.drift(), self.tracker.is_quiet());

@@ -119,9 +119,9 @@ impl<E: Engine> Session<E> {
         // The gate counts as shut, so nothing is let past; only the kind of the first message is learnt.
         match self.tracker.client_bytes(&self.client.from.bytes, true).rest {
             Rest::Goodbye => Err(End::Client),
-            Rest::Violation(text) if self.lost.is_none() => Err(End::Told(Farewell::Violation(text))),
+            Rest::Violation(text) => Err(End::Told(Farewell::Violation(text))),
             Rest::Held => Ok(self.lost.is_none()),
-            Rest::Incomplete | Rest::Draining | Rest::Violation(_) => Ok(false),
+            Rest::Incomplete | Rest::Draining => Ok(false),
         }
     }
 
@@ -158,8 +158,12 @@ impl<E: Engine> Session<E> {
                     self.membership.detach(false);
                     return Err(End::Told(Farewell::StateLost(error.to_string())));
                 }
-                // The database is gone again: what is to be done then, the gate will say.
-                Err(_) => return self.not_attached(),
+                // The database is gone again. What is to be done then the gate will say, but not at once.
+                Err(error) => {
+                    tracing::debug!(session = self.membership.key().id, %error, "no backend");
+                    sleep(RETRY).await;
+                    return self.not_attached();
+                }
             }
         };
         let restore = E::restore(&self.tracker, &self.state, nonce());

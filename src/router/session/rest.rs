@@ -75,6 +75,11 @@ impl Rest {
         self.survey_due
     }
 
+    /// The gate is open: whatever the session held still for is over, and it may be anywhere from now on.
+    pub(crate) fn goes_on(&mut self) {
+        self.parked = None;
+    }
+
     /// The session holds still for this round.
     pub(crate) fn is_parked(&self, round: u64) -> bool {
         self.parked == Some(round)
