@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::backend::{Backend, BackendError};
 use super::gate::{Gate, Phase};
@@ -16,6 +16,8 @@ use crate::engine::{DialogueError, Engine};
 const MAX_WAITING: usize = 4096;
 /// How long a question may wait for a database, and for its answer.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// Between two tries.
+const RETRY: Duration = Duration::from_millis(20);
 
 /// Rows of text.
 pub type Rows = Vec<Vec<Option<String>>>;
@@ -67,6 +69,17 @@ impl<E: Engine> Admin<E> {
     }
 }
 
+/// What a later try may not meet: the connection or the server was lost, or the server is not ready.
+fn is_passing(error: &BackendError) -> bool {
+    match error {
+        BackendError::Io(_) | BackendError::Closed => true,
+        BackendError::Dialogue(DialogueError::Refused { code, .. }) => {
+            ["57P01", "57P02", "57P03"].contains(&code.as_str())
+        }
+        BackendError::Dialogue(_) | BackendError::TooSlow => false,
+    }
+}
+
 struct Task<E: Engine> {
     gate: Gate,
     user: String,
@@ -97,7 +110,7 @@ impl<E: Engine> Task<E> {
                 if answer.is_closed() {
                     return;
                 }
-                match self.account(&user).await {
+                match self.look_up(&user, &answer).await {
                     // Who asked may have left meanwhile.
                     Ok(account) => drop(answer.send(account)),
                     Err(error) => tracing::warn!(%error, "an account cannot be looked up"),
@@ -114,22 +127,37 @@ impl<E: Engine> Task<E> {
         }
     }
 
-    /// A connection that died since the last question is found out by the question; then it is asked once more.
+    /// Asks until there is an answer: the connection may have died since the last question, and a server that has
+    /// crashed and is starting anew will be there in a moment.
+    async fn look_up(
+        &mut self,
+        user: &str,
+        asker: &oneshot::Sender<Option<E::Account>>,
+    ) -> Result<Option<E::Account>, BackendError> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.account(user).await {
+                Err(error) if is_passing(&error) && Instant::now() < deadline && !asker.is_closed() => {
+                    tracing::debug!(%error, "an account is looked up again");
+                }
+                answered => return answered,
+            }
+            tokio::time::sleep(RETRY).await;
+            let open = self.gate.wait_for(|signal| signal.phase == Phase::Open);
+            timeout_at(deadline, open)
+                .await
+                .map_err(|_| BackendError::TooSlow)?
+                .map_err(|_| BackendError::Closed)?;
+        }
+    }
+
     async fn account(&mut self, user: &str) -> Result<Option<E::Account>, BackendError> {
-        let fresh = self.connection.is_none();
         let asked = match self.connection().await {
             Ok(backend) => backend.converse(E::account_query(user)).await,
             Err(error) => Err(error),
         };
         self.keep_if_sound(&asked);
-        match asked {
-            Err(BackendError::Io(_) | BackendError::Closed) if !fresh => {
-                let asked = self.connection().await?.converse(E::account_query(user)).await;
-                self.keep_if_sound(&asked);
-                asked
-            }
-            other => other,
-        }
+        asked
     }
 
     fn keep_if_sound<T>(&mut self, asked: &Result<T, BackendError>) {
