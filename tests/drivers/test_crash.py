@@ -16,8 +16,7 @@ import pytest
 from conftest import Server, server_folder, serving, wait_until
 from psycopg.pq import TransactionStatus
 
-ROUNDS = int(os.environ.get("ROUNDS", "12"))
-JOIN = int(os.environ.get("JOIN", "60"))
+ROUNDS = 12
 
 
 def postmasters(server):
@@ -76,7 +75,7 @@ class Ledger:
     def stop(self):
         self.running = False
         for thread in self.threads:
-            thread.join(JOIN)
+            thread.join(60)
             assert not thread.is_alive(), f"a client hangs: {self.server.sessions()}"
 
     def write(self, number):
@@ -143,7 +142,7 @@ def test_the_router_killed_at_any_moment(serve):
     ledger = Ledger(server)
     chance = random.Random(5)
     moments = []
-    for _ in range(ROUNDS):
+    for number in range(ROUNDS):
         ledger.start()
         wait_until(lambda: len(ledger.acknowledged) > 20, "writes")
         to = other_capacity(server)
@@ -156,7 +155,12 @@ def test_the_router_killed_at_any_moment(serve):
             )
         )
         scaling.start()
-        time.sleep(chance.uniform(0.02, 0.22))
+        if number % 2:
+            # The point of no return is passed.
+            wait_until(lambda: postmasters(server) != before, "the hand-over")
+            time.sleep(chance.uniform(0.0, 0.05))
+        else:
+            time.sleep(chance.uniform(0.02, 0.3))
         server.kill()
         now = postmasters(server)
         assert len(now) <= 1
