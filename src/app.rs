@@ -143,7 +143,7 @@ fn open_api(
     stopping: &watch::Receiver<bool>,
 ) {
     let routes = api::router(Arc::new(clusters), config.admin.allowed_hosts.clone());
-    println!("admin      http://{}", address);
+    println!("admin      http://{address}");
     let mut stopping = stopping.clone();
     tokio::spawn(api::serve(socket, routes, async move {
         // An error means that everything has stopped already.

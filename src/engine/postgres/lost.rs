@@ -31,7 +31,7 @@ const MAX_OUTLASTING: usize = 64 * 1024;
 
 /// Where the transaction stands as the client sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Standing {
+pub enum Standing {
     /// It takes it for open.
     Open,
     /// The client was told; only an end of the transaction helps.
