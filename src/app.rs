@@ -256,7 +256,11 @@ fn assemble(
         board,
         fleet: Arc::clone(&fleet),
         provider: Arc::new(provider(section, &home)?),
-        maintenance: Arc::new(Chores { admin: admin.clone(), database: section.database_name.clone() }),
+        maintenance: Arc::new(Chores {
+            admin: admin.clone(),
+            fleet: Arc::clone(&fleet),
+            database: section.database_name.clone(),
+        }),
         journal: Journal::new(home.join("journal.json")),
         capacity,
         instance: None,
@@ -301,6 +305,7 @@ fn provider(section: &ClusterConfig, home: &Path) -> Result<ProcessProvider, Fai
 /// What is done inside a PostgreSQL database.
 struct Chores {
     admin: Admin<Postgres>,
+    fleet: Arc<Fleet>,
     database: Option<String>,
 }
 
@@ -309,6 +314,14 @@ impl Maintenance for Chores {
     async fn flush(&self) -> Result<(), String> {
         let Some(statement) = Postgres::flush_statement() else { return Ok(()) };
         self.admin.run(statement).await.map(drop).map_err(|error| error.to_string())
+    }
+
+    async fn study(&self) {
+        for database in self.fleet.databases() {
+            if let Ok(names) = self.admin.stored_names(&database).await {
+                self.fleet.learn_setting_names(&database, &names);
+            }
+        }
     }
 
     async fn complete(&self) -> Result<(), String> {

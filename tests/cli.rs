@@ -357,3 +357,23 @@ fn health_and_metrics() {
     assert!(text.ends_with("# EOF\n"));
     assert_eq!(server.get("/nothing").0, 404);
 }
+
+/// `examples/survive_a_scale.rs`, which is built beside the program.
+#[test]
+fn the_example_runs() {
+    let server = Server::start();
+    let example = Path::new(scalepoint()).with_file_name("examples").join("survive_a_scale");
+    assert!(example.exists(), "`cargo build --examples` makes {}", example.display());
+    let output = within(PATIENCE, example)
+        .envs([("SCALEPOINT_ADMIN", server.admin.to_string()), ("SCALEPOINT_CLUSTER", "orders".to_owned())])
+        .envs([("PGHOST", "127.0.0.1"), ("PGUSER", "admin"), ("PGDATABASE", "app")])
+        .envs([("PGPORT", server.address().port().to_string()), ("PGPASSWORD", server.password("orders"))])
+        .output()
+        .unwrap();
+    let said = stdout(&output);
+    assert!(output.status.success(), "{said}{}\n{}", stderr(&output), server.log());
+    assert!(said.ends_with("one connection, one prepared statement, 5 databases\n"), "{said}");
+    let kept = "my.answer = 42, TimeZone = Antarctica/Troll; shared_buffers = ";
+    let buffers: Vec<&str> = said.lines().filter_map(|line| line.strip_prefix(kept)).collect();
+    assert_eq!(buffers, ["512MB", "1GB", "2GB", "1GB", "512MB"], "{said}");
+}

@@ -345,10 +345,19 @@ pub trait Engine: Sized + Send + Sync + std::fmt::Debug + 'static {
     ) -> Self::Capture;
     /// A capture is done: adds what only the wire knows.
     fn captured(tracker: &mut Self::Tracker, state: &mut Self::State);
+    /// Statements that yield the texts stored in a database that may name settings, one a row.
+    fn stored_texts(logged_in: &Self::LoggedIn) -> Vec<String>;
+    /// Setting names in such a text.
+    fn stored_names(text: &str) -> Vec<String>;
     /// Setting names that this session has used and others should ask for too.
     fn setting_names(tracker: &Self::Tracker) -> &[String];
     /// Restores `state` on a backend that has just let us in.
-    fn restore(tracker: &Self::Tracker, state: &Self::State, nonce: u64) -> Self::Restore;
+    fn restore(
+        tracker: &Self::Tracker,
+        logged_in: &Self::LoggedIn,
+        state: &Self::State,
+        nonce: u64,
+    ) -> Self::Restore;
     /// The session goes on after a restore; writes what the client must be told first.
     fn reattach(
         tracker: &mut Self::Tracker,

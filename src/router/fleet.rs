@@ -55,8 +55,12 @@ impl Doing {
     /// The obstacle changed (or went).
     pub fn set(&mut self, obstacle: Option<Obstacle>, statement: &[u8]) {
         if self.obstacle != obstacle {
+            // A transaction is as old as its first statement, whatever it does at the moment.
+            let goes_on = |before: Option<Obstacle>| before.is_some_and(Obstacle::is_passing);
+            if !(goes_on(self.obstacle) && goes_on(obstacle)) {
+                self.since = Instant::now();
+            }
             self.obstacle = obstacle;
-            self.since = Instant::now();
         }
         self.length = statement.len().min(SHOWN);
         self.text[..self.length].copy_from_slice(&statement[..self.length]);
@@ -145,6 +149,16 @@ impl Members {
         self.counts[member.attachment as usize] -= 1;
         self.counts[to as usize] += 1;
         member.attachment = to;
+    }
+
+    fn learn_setting_names(&mut self, database: &str, names: &[String]) -> &Vec<String> {
+        let known = self.setting_names.entry(database.to_owned()).or_default();
+        for name in names {
+            if known.len() < MAX_SETTING_NAMES && !known.contains(name) {
+                known.push(name.clone());
+            }
+        }
+        known
     }
 
     fn name_backend(&mut self, id: u32, backend_id: Option<u32>) {
@@ -247,14 +261,13 @@ impl Fleet {
 
     /// Opens the gate; parked sessions go on where they were.
     pub(super) fn open(&self) {
-        {
-            let mut members = self.members();
-            let held = [Attachment::Parked, Attachment::Blocked];
-            let parked = members.sessions.iter().filter(|(_, m)| held.contains(&m.attachment));
-            let parked: Vec<u32> = parked.map(|(id, _)| *id).collect();
-            parked.into_iter().for_each(|id| members.set(id, Attachment::Attached));
-        }
+        // First the signal: whoever would park after the count was put right must find the gate open.
         self.signal(|signal| signal.phase = Phase::Open);
+        let mut members = self.members();
+        let held = [Attachment::Parked, Attachment::Blocked];
+        let parked = members.sessions.iter().filter(|(_, m)| held.contains(&m.attachment));
+        let parked: Vec<u32> = parked.map(|(id, _)| *id).collect();
+        parked.into_iter().for_each(|id| members.set(id, Attachment::Attached));
     }
 
     /// No database serves any more.
@@ -305,6 +318,21 @@ impl Fleet {
     /// How sessions fared since the last hold began.
     pub fn tally(&self) -> Tally {
         self.members().tally
+    }
+
+    /// The databases that sessions are in.
+    pub fn databases(&self) -> Vec<String> {
+        let members = self.members();
+        let mut databases: Vec<String> =
+            members.sessions.values().map(|member| member.identity.database.clone()).collect();
+        databases.sort_unstable();
+        databases.dedup();
+        databases
+    }
+
+    /// Adds setting names that the sessions of a database are to be asked for.
+    pub fn learn_setting_names(&self, database: &str, names: &[String]) {
+        self.members().learn_setting_names(database, names);
     }
 
     /// All sessions, oldest first.
@@ -455,7 +483,8 @@ impl Membership {
         let mut members = self.fleet.members();
         let signal = self.fleet.signal.borrow().clone();
         let current = signal.round == round && matches!(signal.phase, Phase::Shut { .. });
-        if current {
+        let attached = members.sessions.get(&self.id).is_some_and(|m| m.attachment != Attachment::Detached);
+        if current && attached {
             members.set(self.id, if blocked { Attachment::Blocked } else { Attachment::Parked });
         }
         drop(members);
@@ -479,14 +508,12 @@ impl Membership {
 
     /// Shares setting names with the other sessions of a database and returns what they know.
     pub fn share_setting_names(&self, database: &str, own: &[String]) -> Vec<String> {
-        let mut members = self.fleet.members();
-        let known = members.setting_names.entry(database.to_owned()).or_default();
-        for name in own {
-            if known.len() < MAX_SETTING_NAMES && !known.contains(name) {
-                known.push(name.clone());
-            }
-        }
-        known.clone()
+        self.fleet.members().learn_setting_names(database, own).clone()
+    }
+
+    /// How many setting names are known in a database. It never falls.
+    pub fn known_setting_names(&self, database: &str) -> usize {
+        self.fleet.members().setting_names.get(database).map_or(0, Vec::len)
     }
 }
 

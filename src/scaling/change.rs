@@ -210,6 +210,7 @@ impl Driver {
                     if flushed.is_none_or(|at| at.elapsed() > FLUSHED) {
                         let left = deadline.saturating_sub(started.elapsed());
                         self.flush(left.min(FLUSH)).await;
+                        self.maintenance.study().await;
                         self.survey().await;
                         flushed = Some(Instant::now());
                         // Time has passed: is it still worth it?

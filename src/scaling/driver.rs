@@ -38,6 +38,8 @@ const STOP: Duration = Duration::from_secs(60);
 pub trait Maintenance: Send + Sync {
     /// Writes dirty data to disk.
     async fn flush(&self) -> Result<(), String>;
+    /// Finds out what sessions may be made of besides what they were seen to use.
+    async fn study(&self);
     /// Makes what the configuration names and the volume lacks.
     async fn complete(&self) -> Result<(), String>;
 }
@@ -123,6 +125,9 @@ impl Driver {
     }
 
     async fn wait(&mut self, asks: &mut mpsc::Receiver<Asked>, stop: &mut watch::Receiver<bool>) -> Woken {
+        if *stop.borrow() {
+            return Woken::Stop;
+        }
         let Some(instance) = &mut self.instance else {
             return Woken::Died("it could not be started".to_owned());
         };

@@ -19,8 +19,8 @@ use super::message::{self, Message, error_field};
 use super::state::{SequenceValue, State};
 use crate::engine::{Captured, Dialogue, DialogueError, Obstacle};
 
-/// The longest row that is read: a prepared statement of this size blocks.
-const MAX_ROW: usize = 16 * 1024 * 1024;
+/// The longest row that is read: a text of the greatest length, and the names and types beside it.
+const MAX_ROW: usize = introspection::LONGEST_TEXT + 8 * 1024 * 1024;
 /// How often the question is mended and asked again.
 const MAX_ATTEMPTS: u32 = 6;
 /// Prefix of the router's own statement names, followed by a nonce.
@@ -107,6 +107,9 @@ impl Capture {
         if self.without_timeout {
             self.run(out, "t", "SELECT 'time', pg_catalog.current_setting('statement_timeout')", &[]);
             self.run(out, "s", "SET LOCAL statement_timeout = 0", &[]);
+            // Up to version 10 one timer runs from `Sync` to `Sync`.
+            message::put_sync(out);
+            self.steps.push_back(Step::Asking);
         }
         let query = introspection::query(self.question.major);
         self.run(out, "i", &query, &[names.as_bytes(), RESERVED.as_bytes()]);
@@ -262,7 +265,7 @@ impl Capture {
                 message::put(&mut self.aside, message.kind, |out| out.extend_from_slice(&message.body));
             }
             b't' | b'T' | b'n' if matches!(step, Some(Step::Describing(_))) => {
-                message::put(&mut self.description, message.kind, |out| out.extend_from_slice(&message.body));
+                message::put_description(&mut self.description, message);
             }
             b'Z' => return self.ready(message.body.first().copied().unwrap_or(0), out),
             b'1' | b'2' | b'3' | b'C' | b'I' | b's' | b't' | b'T' | b'n' => {}

@@ -82,7 +82,7 @@ pub struct Restore {
 }
 
 impl Restore {
-    /// `context`: the parse settings in force in the session.
+    /// `context`: the parse settings that the new backend will have once the session's own are restored.
     pub fn new(state: State, context: ParseContext, nonce: u64) -> Restore {
         Restore {
             state,
@@ -348,7 +348,7 @@ impl Restore {
                 }
             }
             b't' | b'T' | b'n' if describing => {
-                message::put(&mut self.description, message.kind, |out| out.extend_from_slice(&message.body));
+                message::put_description(&mut self.description, message);
             }
             b'Z' => return self.ready(out),
             b'1' | b'2' | b'3' | b'C' | b'I' | b'N' | b's' | b't' | b'T' | b'n' => {}

@@ -70,7 +70,7 @@ impl<E: Engine> Session<E> {
             Fate::Carried | Fate::TransactionAborted | Fate::StatementAborted | Fate::StatementFailed => {}
         }
         if let Some(obstacle) = self.rest.standing() {
-            return Some(Farewell::StateLost(obstacle.to_string()));
+            return Some(Farewell::StateLost(obstacle.to_string().replace('_', " ")));
         }
         if self.tracker.drift() == Drift::Possible {
             return Some(Farewell::StateLost("it had changed since it was last looked at".into()));

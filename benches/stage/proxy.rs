@@ -1,0 +1,91 @@
+//! A Scalepoint with one cluster, and its command line.
+
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use scalepoint::scaling::report::ScaleReport;
+
+use super::{DATABASE, PASSWORD, SETTINGS, Stage, USER, free_port};
+
+/// The program that is measured: cargo builds it for the benchmark.
+const PROGRAM: &str = env!("CARGO_BIN_EXE_scalepoint");
+/// The cluster's name.
+const CLUSTER: &str = "bench";
+
+/// A running `scalepoint serve`. Dropping it stops it and waits.
+pub struct Proxy {
+    server: Child,
+    admin: String,
+    /// Where clients connect.
+    pub port: u16,
+    /// Where its log goes.
+    pub log: PathBuf,
+}
+
+impl Proxy {
+    /// Starts it; `level` is what it logs.
+    pub fn start(stage: &Stage, level: &str) -> Proxy {
+        let (port, admin) = (free_port(), format!("127.0.0.1:{}", free_port()));
+        let password = stage.path("master_password");
+        std::fs::write(&password, PASSWORD).expect("a password file");
+        let mut parameters = String::new();
+        for (name, value) in SETTINGS {
+            writeln!(parameters, "{name} = \"{value}\"").expect("text");
+        }
+        // Two cores for each capacity unit: the limit of a capacity is not what is measured.
+        let config = format!(
+            "data_dir = \"{data}\"\n[admin]\nlisten = \"{admin}\"\n[acu]\nmemory = \"1GiB\"\ncpu = 2.0\n\
+             [[cluster]]\nname = \"{CLUSTER}\"\nengine = \"postgres\"\nlisten = \"127.0.0.1:{port}\"\n\
+             server = \"{programs}\"\nmin_capacity = 2\nmax_capacity = 16\nauto_pause = false\n\
+             master_username = \"{USER}\"\nmaster_password_file = \"{password}\"\n\
+             database_name = \"{DATABASE}\"\n[cluster.parameters]\n{parameters}",
+            data = stage.path("scalepoint").display(),
+            programs = stage.programs.display(),
+            password = password.display(),
+        );
+        let file = stage.path("scalepoint.toml");
+        std::fs::write(&file, config).expect("a configuration");
+        let log = stage.path("scalepoint.log");
+        let mut server = Command::new(PROGRAM)
+            .args(["serve", "--log", level, "--config"])
+            .arg(&file)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(std::fs::File::create(&log).expect("a log"))
+            .spawn()
+            .expect("the scalepoint program");
+        let said = BufReader::new(server.stdout.take().expect("its output"));
+        let ready = said.lines().map_while(Result::ok).any(|line| line == "ready");
+        assert!(ready, "scalepoint did not start: {}", std::fs::read_to_string(&log).unwrap_or_default());
+        Proxy { server, admin, port, log }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.server.id()
+    }
+
+    /// Changes the capacity and waits for the report.
+    pub fn scale(&self, capacity: u32) -> ScaleReport {
+        let asked = Command::new(PROGRAM)
+            .args(["scale", CLUSTER, &capacity.to_string(), "--json", "--admin", &self.admin])
+            .stdin(Stdio::null())
+            .output()
+            .expect("the scalepoint program");
+        let said = String::from_utf8_lossy(&asked.stdout);
+        let complaint = String::from_utf8_lossy(&asked.stderr);
+        serde_json::from_str(&said).unwrap_or_else(|error| panic!("scale: {error}: {said}{complaint}"))
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        // If it has ended already, waiting says so.
+        let _ = kill(Pid::from_raw(self.server.id().cast_signed()), Signal::SIGTERM);
+        let _ = self.server.wait();
+    }
+}

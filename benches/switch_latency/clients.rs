@@ -1,0 +1,251 @@
+//! The clients: each keeps to a schedule of its own, whatever happens.
+//!
+//! A transaction's latency counts from when it was due, not from when it could be sent, if the one before was late.
+//! (When the client was merely woken late by its timer, the time of sending counts: that is not the database's doing.)
+
+use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_postgres::{Client, Error, NoTls, Statement};
+
+use crate::stage::{DATABASE, PASSWORD, USER};
+
+/// How often a silent client looks whether it may go on.
+const LOOK: Duration = Duration::from_millis(1);
+/// Longer than any connection takes.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What the clients do.
+#[derive(Debug, Clone)]
+pub(crate) struct Load {
+    /// Busy ones.
+    pub(crate) clients: usize,
+    /// Others that are connected and do nothing.
+    pub(crate) idle: usize,
+    /// Transactions per second of each busy one.
+    pub(crate) rate: f64,
+    /// Which transactions.
+    pub(crate) kind: Kind,
+    /// Rows in `pgbench_accounts`.
+    pub(crate) accounts: u32,
+}
+
+/// Which transactions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A `SELECT` or an `UPDATE` of one row, in turns, by the simple protocol.
+    Simple,
+    /// The same, by prepared statements.
+    Prepared,
+    /// `BEGIN; UPDATE; SELECT; COMMIT`, by prepared statements.
+    Write,
+}
+
+impl FromStr for Kind {
+    type Err = ();
+
+    fn from_str(name: &str) -> Result<Kind, ()> {
+        match name {
+            "simple" => Ok(Kind::Simple),
+            "prepared" => Ok(Kind::Prepared),
+            "write" => Ok(Kind::Write),
+            _ => Err(()),
+        }
+    }
+}
+
+type Latencies = Histogram<u64>;
+
+/// What the clients and the benchmark share. Latencies are in microseconds.
+struct Shared {
+    running: AtomicBool,
+    ended: AtomicBool,
+    in_window: AtomicBool,
+    all: Mutex<Latencies>,
+    quiet: Mutex<Latencies>,
+    worst: Vec<AtomicU64>,
+    errors: Mutex<Vec<String>>,
+}
+
+/// The clients, on a thread of their own.
+pub(crate) struct Clients {
+    shared: Arc<Shared>,
+    thread: JoinHandle<()>,
+}
+
+impl Clients {
+    /// Connects them; they are silent until [`run`](Clients::run).
+    pub(crate) fn start(load: &Load, port: u16) -> Clients {
+        let latencies = || Mutex::new(Latencies::new_with_bounds(1, 60_000_000, 3).expect("bounds"));
+        let shared = Arc::new(Shared {
+            running: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+            in_window: AtomicBool::new(false),
+            all: latencies(),
+            quiet: latencies(),
+            worst: (0..load.clients).map(|_| AtomicU64::new(0)).collect(),
+            errors: Mutex::default(),
+        });
+        let (load, theirs) = (load.clone(), Arc::clone(&shared));
+        let (tell, connected) = std::sync::mpsc::sync_channel(1);
+        let thread = thread::spawn(move || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async {
+                let mut idle = Vec::new();
+                for _ in 0..load.idle {
+                    idle.push(connect(port).await);
+                }
+                let mut busy = tokio::task::JoinSet::new();
+                for number in 0..load.clients {
+                    let client = connect(port).await;
+                    busy.spawn(live(client, number, load.clone(), Arc::clone(&theirs)));
+                }
+                tell.send(()).expect("somebody waits");
+                while busy.join_next().await.is_some() {}
+                for client in idle {
+                    if let Err(error) = client.simple_query("select 1").await {
+                        theirs.errors.lock().expect("a lock").push(format!("idle: {error}"));
+                    }
+                }
+            });
+        });
+        connected.recv().expect("clients");
+        Clients { shared, thread }
+    }
+
+    /// Lets them run.
+    pub(crate) fn run(&self) {
+        self.shared.running.store(true, Ordering::Relaxed);
+    }
+
+    /// Lets them finish what they are at, and be silent.
+    pub(crate) fn pause(&self) {
+        self.shared.running.store(false, Ordering::Relaxed);
+    }
+
+    /// A change is about to begin.
+    pub(crate) fn window(&self) {
+        self.shared.worst.iter().for_each(|worst| worst.store(0, Ordering::Relaxed));
+        self.shared.in_window.store(true, Ordering::Relaxed);
+    }
+
+    /// The longest wait of each since then, ms; the change is over.
+    pub(crate) fn felt(&self) -> Vec<f64> {
+        self.shared.in_window.store(false, Ordering::Relaxed);
+        self.shared.worst.iter().map(|worst| worst.load(Ordering::Relaxed) as f64 / 1000.0).collect()
+    }
+
+    /// Latencies so far: all of them, and those outside of changes.
+    pub(crate) fn latencies(&self) -> (Latencies, Latencies) {
+        let copy = |from: &Mutex<Latencies>| from.lock().expect("a lock").clone();
+        (copy(&self.shared.all), copy(&self.shared.quiet))
+    }
+
+    /// Forgets the latencies so far.
+    pub(crate) fn forget(&self) {
+        self.shared.all.lock().expect("a lock").reset();
+        self.shared.quiet.lock().expect("a lock").reset();
+    }
+
+    /// Ends them all and says what went wrong for them.
+    pub(crate) fn stop(self) -> Vec<String> {
+        self.shared.ended.store(true, Ordering::Relaxed);
+        self.thread.join().expect("the clients");
+        std::mem::take(&mut self.shared.errors.lock().expect("a lock"))
+    }
+}
+
+async fn connect(port: u16) -> Client {
+    let mut config = tokio_postgres::Config::new();
+    config.host("127.0.0.1").port(port).user(USER).password(PASSWORD).dbname(DATABASE);
+    let (client, connection) =
+        tokio::time::timeout(PATIENCE, config.connect(NoTls)).await.expect("in time").expect("a connection");
+    // Its errors come to the client as well.
+    tokio::spawn(async move { drop(connection.await) });
+    client
+}
+
+/// One client's life.
+async fn live(mut client: Client, number: usize, load: Load, shared: Arc<Shared>) {
+    let work = match Work::prepare(&client, &load).await {
+        Ok(work) => work,
+        Err(error) => return shared.errors.lock().expect("a lock").push(error.to_string()),
+    };
+    let interval = Duration::from_secs_f64(1.0 / load.rate);
+    let mut row = u32::try_from(number).unwrap_or(0) * 7919;
+    let mut due = Instant::now();
+    while !shared.ended.load(Ordering::Relaxed) {
+        if !shared.running.load(Ordering::Relaxed) {
+            sleep(LOOK).await;
+            due = Instant::now() + interval.mul_f64(number as f64 / load.clients as f64);
+            continue;
+        }
+        let is_late = Instant::now() > due;
+        sleep_until(due).await;
+        let begun = if is_late { due } else { Instant::now() };
+        row = row.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let account = (row >> 8) % load.accounts + 1;
+        if let Err(error) = work.run(&mut client, account.cast_signed(), row & 0x10_0000 == 0).await {
+            return shared.errors.lock().expect("a lock").push(format!("client {number}: {error:?}"));
+        }
+        shared.record(number, begun.elapsed());
+        due += interval;
+    }
+}
+
+impl Shared {
+    fn record(&self, number: usize, latency: Duration) {
+        let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX).max(1);
+        self.worst[number].fetch_max(micros, Ordering::Relaxed);
+        self.all.lock().expect("a lock").saturating_record(micros);
+        if !self.in_window.load(Ordering::Relaxed) {
+            self.quiet.lock().expect("a lock").saturating_record(micros);
+        }
+    }
+}
+
+/// The statements of one client.
+enum Work {
+    Simple,
+    Prepared { select: Statement, update: Statement, together: bool },
+}
+
+impl Work {
+    async fn prepare(client: &Client, load: &Load) -> Result<Work, Error> {
+        if load.kind == Kind::Simple {
+            return Ok(Work::Simple);
+        }
+        let select = client.prepare("select abalance from pgbench_accounts where aid = $1").await?;
+        let update =
+            client.prepare("update pgbench_accounts set abalance = abalance + 1 where aid = $1").await?;
+        Ok(Work::Prepared { select, update, together: load.kind == Kind::Write })
+    }
+
+    async fn run(&self, client: &mut Client, account: i32, reads: bool) -> Result<(), Error> {
+        match self {
+            Work::Simple if reads => {
+                let text = format!("select abalance from pgbench_accounts where aid = {account}");
+                client.simple_query(&text).await.map(drop)
+            }
+            Work::Simple => {
+                let text =
+                    format!("update pgbench_accounts set abalance = abalance + 1 where aid = {account}");
+                client.simple_query(&text).await.map(drop)
+            }
+            Work::Prepared { select, update, together: true } => {
+                let transaction = client.transaction().await?;
+                transaction.execute(update, &[&account]).await?;
+                transaction.query(select, &[&account]).await?;
+                transaction.commit().await
+            }
+            Work::Prepared { select, .. } if reads => client.query(select, &[&account]).await.map(drop),
+            Work::Prepared { update, .. } => client.execute(update, &[&account]).await.map(drop),
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! What clients feel while the capacity changes under them, beside a bare stop and start of the same server.
+//!
+//! Busy clients run short transactions on a schedule of their own (a statement that waits delays nothing but itself,
+//! and the time that it should have begun counts, so a stall cannot hide). The capacity changes again and again; in
+//! between, with the clients silent, a bare server with the same settings and the same data is stopped and started.
+//! Both are measured in the same run, turn by turn, because only then is the ratio worth anything.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a benchmark fails by panicking")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the clients have a thread and a runtime of their own; this one may sleep"
+)]
+
+mod clients;
+mod restart;
+#[allow(dead_code, unreachable_pub, reason = "each benchmark uses a part of it")]
+#[path = "../stage/mod.rs"]
+mod stage;
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use clients::{Clients, Load};
+use restart::{Restart, restart};
+use scalepoint::scaling::report::{Outcome, ScaleReport};
+use stage::bare::Bare;
+use stage::options::Options;
+use stage::proxy::Proxy;
+use stage::{Stage, median, quantile};
+
+const HELP: &str = "\
+cargo bench --bench switch_latency -- [--quick] [OPTION VALUE]...
+  --changes N   capacity changes (24; with --quick 6)
+  --clients N   busy clients (16)
+  --idle N      idle ones beside them (0)
+  --rate N      transactions per second and client (60)
+  --scale N     pgbench's scale (10)
+  --load X      simple | prepared | write: what they run (prepared); see benches/README.md
+  --pause-ms N  between two changes (1000)
+  --log FILE    keep scalepoint's debug log";
+
+/// The scalepoint's change is over when its answer comes; what the clients felt, a little later.
+const SETTLE: Duration = Duration::from_millis(400);
+/// What was under way when the clients were told to be silent.
+const SILENCE: Duration = Duration::from_millis(100);
+
+/// One turn: a change, and a restart of the bare server.
+struct Turn {
+    report: ScaleReport,
+    /// The longest wait of each client, ms.
+    felt: Vec<f64>,
+    bare: Restart,
+}
+
+fn main() {
+    let known = [
+        "--quick",
+        "--changes",
+        "--clients",
+        "--idle",
+        "--rate",
+        "--scale",
+        "--load",
+        "--pause-ms",
+        "--log",
+        "--help",
+    ];
+    let options = Options::read(&known);
+    if options.has("--help") {
+        println!("{HELP}");
+        return;
+    }
+    let changes = options.value("--changes").unwrap_or(if options.has("--quick") { 6 } else { 24 });
+    let scale: u32 = options.value("--scale").unwrap_or(10);
+    let pause = Duration::from_millis(options.value("--pause-ms").unwrap_or(1000));
+    let load = Load {
+        clients: options.value("--clients").unwrap_or(16),
+        idle: options.value("--idle").unwrap_or(0),
+        rate: options.value("--rate").unwrap_or(60.0),
+        kind: options.value("--load").unwrap_or(clients::Kind::Prepared),
+        accounts: scale * 100_000,
+    };
+
+    let stage = Stage::set();
+    let mut bare =
+        Bare::make(&stage, "bare", "local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n");
+    stage.fill(bare.run_dir.as_os_str(), bare.port, scale);
+    let proxy = Proxy::start(&stage, "scalepoint=debug");
+    stage.fill("127.0.0.1".as_ref(), proxy.port, scale);
+    let clients = Clients::start(&load, proxy.port);
+    println!(
+        "{} busy clients, {} idle, {} transactions/s each, {changes} changes",
+        load.clients, load.idle, load.rate
+    );
+
+    // The first change and the first restart find everything cold, and are not counted.
+    turn(&stage, &proxy, &clients, &mut bare, pause, 0);
+    clients.forget();
+    let turns: Vec<Turn> =
+        (1..=changes).map(|number| turn(&stage, &proxy, &clients, &mut bare, pause, number)).collect();
+    print_overall(&clients);
+    print_comparison(&turns);
+    if options.has("--quick") {
+        println!("(a quick run: too few changes for more than an impression)");
+    }
+    if let Some(file) = options.value::<String>("--log") {
+        std::fs::copy(&proxy.log, file).expect("the log");
+    }
+    let errors = clients.stop();
+    assert!(errors.is_empty(), "clients saw errors: {errors:?}");
+}
+
+fn turn(
+    stage: &Stage,
+    proxy: &Proxy,
+    clients: &Clients,
+    bare: &mut Bare<'_>,
+    pause: Duration,
+    number: usize,
+) -> Turn {
+    warm(stage, "127.0.0.1".as_ref(), proxy.port);
+    clients.run();
+    sleep(pause);
+    clients.window();
+    let report = proxy.scale(if number.is_multiple_of(2) { 4 } else { 8 });
+    assert!(report.outcome == Outcome::Scaled, "the change was not carried out: {report:?}");
+    sleep(SETTLE);
+    let felt = clients.felt();
+    clients.pause();
+    sleep(SILENCE);
+    warm(stage, bare.run_dir.as_os_str(), bare.port);
+    let bare = restart(stage, bare, felt.len());
+    let worst = quantile(&felt, 1.0);
+    println!(
+        "{number:3}  felt {worst:6.1}   hold {:4}  hand-over {:4}  stall {:4}   bare: gone {:5.1}  ready {:5.1}  first {:5.1}  all {:5.1}",
+        report.hold_ms, report.handover_ms, report.stall_ms, bare.gone, bare.ready, bare.first, bare.all,
+    );
+    Turn { report, felt, bare }
+}
+
+/// Fills the buffer cache: what has been touched has to be given back to the kernel by a stop.
+fn warm(stage: &Stage, host: &std::ffi::OsStr, port: u16) {
+    let mut psql = stage.client("psql");
+    psql.args(["-qX", "-p", &port.to_string(), "-h"]).arg(host);
+    psql.args(["-c", "select pg_prewarm('pgbench_accounts'), pg_prewarm('pgbench_accounts_pkey')"]);
+    stage::run(&mut psql);
+}
+
+fn print_overall(clients: &Clients) {
+    let (all, quiet) = clients.latencies();
+    println!("\ntransaction latency, ms        p50      p99    p99.9      max    count");
+    for (name, seen) in [("changes included", all), ("outside of changes", quiet)] {
+        let ms = |share: f64| seen.value_at_quantile(share) as f64 / 1000.0;
+        println!(
+            "  {name:22} {:9.2} {:8.2} {:8.2} {:8.2} {:8}",
+            ms(0.5),
+            ms(0.99),
+            ms(0.999),
+            seen.max() as f64 / 1000.0,
+            seen.len()
+        );
+    }
+}
+
+fn print_comparison(turns: &[Turn]) {
+    let of = |value: &dyn Fn(&Turn) -> f64| -> Vec<f64> { turns.iter().map(value).collect() };
+    let felt = of(&|turn| quantile(&turn.felt, 1.0));
+    let typical = of(&|turn| median(&turn.felt));
+    let (first, all) = (of(&|turn| turn.bare.first), of(&|turn| turn.bare.all));
+    println!("\nper change, ms                            median      p99      max");
+    let row = |name: &str, values: &[f64]| {
+        let (median, p99, max) = (median(values), quantile(values, 0.99), quantile(values, 1.0));
+        println!("  {name:38} {median:8.1} {p99:8.1} {max:8.1}");
+    };
+    row("felt: longest wait among the clients", &felt);
+    row("felt: median client", &typical);
+    row("  gate shut to everybody quiet", &of(&|turn| turn.report.hold_ms as f64));
+    row("  hand-over", &of(&|turn| turn.report.handover_ms as f64));
+    row("  gate shut to gate open", &of(&|turn| turn.report.stall_ms as f64));
+    row("bare: old server gone", &of(&|turn| turn.bare.gone));
+    row("bare: ready", &of(&|turn| turn.bare.ready));
+    row("bare: first `select 1`", &first);
+    row("bare: all clients connected, answered", &all);
+    println!("\nratio of medians");
+    println!("  felt / bare until all answered      {:.2}", median(&felt) / median(&all));
+    println!(
+        "  felt / bare until first `select 1`  {:.2}   (target: 1.5 or less)",
+        median(&felt) / median(&first)
+    );
+}
