@@ -208,6 +208,9 @@ pub enum Fate {
     TransactionAborted,
     /// A statement was running and its answer is owed; the transaction is certainly not committed.
     StatementAborted,
+    /// A statement outside a transaction has failed, and the end of its request has not come from the client: restore
+    /// it, and answer that end.
+    StatementFailed,
     /// A COMMIT was sent and not answered: nobody knows.
     CommitUnknown,
     /// A statement outside a transaction was sent and not answered: nobody knows.
@@ -381,8 +384,8 @@ pub trait Engine: Sized + Send + Sync + std::fmt::Debug + 'static {
     fn flush_statement() -> Option<&'static str>;
     /// Answers a client whose transaction is gone.
     fn lost_transaction(tracker: &Self::Tracker) -> Self::Lost;
-    /// Rolls the open transaction back.
-    fn roll_back() -> Self::Interlude;
+    /// Rolls the open transaction back and ends the request that has failed, if there is one.
+    fn roll_back(tracker: &Self::Tracker) -> Self::Interlude;
     /// Repeats what [`outlasting`](LostTransaction::outlasting) gave.
     fn repeat(tracker: &mut Self::Tracker, requests: &Bytes) -> Self::Interlude;
     /// The bytes that ask a backend to cancel what runs there, to be sent on a connection of its own.

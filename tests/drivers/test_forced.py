@@ -381,6 +381,58 @@ def copy_in_in_a_transaction(world, name):
     world.goes_on(wire, name)
 
 
+def extended_copy_in(opening, fate, *rest):
+    """The server discards everything up to the Sync, which has not come; that, too, is carried."""
+
+    def case(world, name):
+        wire = world.wire()
+        for sql in opening:
+            wire.done(sql)
+        wire.send(parse("", "COPY believed FROM STDIN") + bind() + EXECUTE + SYNC)
+        assert [wire.read()[0] for _ in range(3)] == ["1", "2", "G"]
+        wire.send(message("d", b"lost: copied\n"))
+        yield fate
+        kind, body = wire.read()
+        assert kind == "E" and b"\0C57014\0" in body
+        wire.silent()
+        wire.ask(message("d", b"lost: copied too\n") + message("c") + SYNC, *rest)
+        if fate == "aborted":
+            wire.ask(query("COMMIT"), E40001, ZI)
+        world.goes_on(wire, name)
+
+    return case
+
+
+GENTLE.add("extended copy in", extended_copy_in([], "carried", ZI))
+CLOSE.add("extended copy in", extended_copy_in([], "carried", ZI))
+GENTLE.add("extended copy in in a transaction", extended_copy_in(["BEGIN"], "aborted", ZE))
+
+
+def failed_before_sync(opening, fate, rest):
+    def case(world, name):
+        wire = world.wire()
+        for sql in opening:
+            wire.done(sql)
+        wire.send(parse("", "SELECT 1/0") + bind() + EXECUTE + FLUSH)
+        kinds = []
+        while not kinds or kinds[-1] != "E":
+            kinds.append(wire.read()[0])
+        wire.send(parse("", "INSERT INTO believed VALUES ('lost: skipped')") + FLUSH)
+        yield fate
+        wire.silent()
+        wire.ask(bind() + EXECUTE + SYNC, rest)
+        if fate == "aborted":
+            wire.ask(query("COMMIT"), E40001, ZI)
+        world.goes_on(wire, name)
+
+    return case
+
+
+GENTLE.add("failed before Sync", failed_before_sync([], "carried", ZI))
+CLOSE.add("failed before Sync", failed_before_sync([], "carried", ZI))
+GENTLE.add("failed before Sync in a transaction", failed_before_sync(["BEGIN"], "aborted", ZE))
+
+
 def copy_in_full_flow(world, name):
     """The client goes on sending, and the change may find it in the middle of a message."""
     wire = copying(world, name)

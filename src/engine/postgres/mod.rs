@@ -197,15 +197,16 @@ impl Engine for Postgres {
 
     fn lost_transaction(tracker: &tracker::Tracker) -> lost::LostTransaction {
         let owed = match tracker.fate() {
+            _ if tracker.is_skipping() => lost::Owed::Ready,
             Fate::StatementAborted if tracker.is_between_syncs() => lost::Owed::UntilSync,
             Fate::StatementAborted => lost::Owed::Answer,
             _ => lost::Owed::Nothing,
         };
-        lost::LostTransaction::new(tracker.has_failed(), owed, tracker.statements.enders())
+        lost::LostTransaction::new(tracker.standing(), owed, tracker.statements.enders())
     }
 
-    fn roll_back() -> interlude::Interlude {
-        interlude::Interlude::roll_back()
+    fn roll_back(tracker: &tracker::Tracker) -> interlude::Interlude {
+        interlude::Interlude::roll_back(tracker.is_skipping())
     }
 
     fn repeat(tracker: &mut tracker::Tracker, requests: &Bytes) -> interlude::Interlude {

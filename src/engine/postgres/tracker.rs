@@ -18,6 +18,7 @@ use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
+use super::lost::Standing;
 use super::message::{self, HEADER};
 use super::sql::{self, Hints};
 use super::state::State;
@@ -52,6 +53,8 @@ pub struct Tracker {
     status: u8,
     open: Segment,
     unsynced: bool,
+    /// The open segment has failed: the server discards everything up to its `Sync`.
+    skipping: bool,
     waiting: VecDeque<Segment>,
     copy_in: bool,
     client_skip: usize,
@@ -77,6 +80,7 @@ impl Tracker {
             status: b'I',
             open: Segment::default(),
             unsynced: false,
+            skipping: false,
             waiting: VecDeque::new(),
             copy_in: false,
             client_skip: 0,
@@ -146,9 +150,19 @@ impl Tracker {
         self.unsynced
     }
 
-    /// The client was told that its transaction has failed.
-    pub fn has_failed(&self) -> bool {
-        self.status == b'E'
+    /// The open segment has failed, and the client knows.
+    pub(crate) fn is_skipping(&self) -> bool {
+        self.skipping && self.waiting.is_empty()
+    }
+
+    /// What the client knows of the transaction that is lost.
+    pub(crate) fn standing(&self) -> Standing {
+        match self.status {
+            b'I' if self.is_skipping() => Standing::Over,
+            b'T' if !self.is_skipping() => Standing::Open,
+            b'T' | b'E' => Standing::Failed,
+            _ => Standing::Open,
+        }
     }
 
     /// Messages of the extended protocol are about to be sent in the client's stead, who has had the answers already.
@@ -200,7 +214,7 @@ impl Tracker {
             Segment { extended, parses: self.statements.parses(), ..std::mem::take(&mut self.open) };
         self.drift = self.drift.max(if segment.suspect { Drift::Possible } else { Drift::Benign });
         self.waiting.push_back(segment);
-        self.unsynced = false;
+        (self.unsynced, self.skipping) = (false, false);
     }
 
     fn query(&mut self, body: &[u8], whole: bool) {
@@ -291,7 +305,10 @@ impl Tracker {
                 }
             }
             b'G' => self.copy_in_begins(),
-            b'E' => self.copy_in = false,
+            b'E' => {
+                self.copy_in = false;
+                self.skipping = self.unsynced && self.waiting.is_empty();
+            }
             _ => {}
         }
     }
@@ -416,7 +433,7 @@ impl crate::engine::Tracker for Tracker {
     }
 
     fn is_running(&self) -> bool {
-        self.unsynced || !self.waiting.is_empty()
+        self.unsynced && !self.skipping || !self.waiting.is_empty()
     }
 
     fn is_answered(&self) -> bool {
@@ -449,6 +466,8 @@ impl crate::engine::Tracker for Tracker {
             () if self.client_skip > 0 || self.server_skip > 0 => Fate::StatementUnknown,
             () if self.at_rest() && in_transaction => Fate::TransactionAborted,
             () if self.at_rest() => Fate::Carried,
+            () if self.is_skipping() && in_transaction => Fate::TransactionAborted,
+            () if self.is_skipping() => Fate::StatementFailed,
             // More than one answer is owed.
             () if self.waiting.len() + usize::from(self.unsynced) > 1 && !may_commit => {
                 Fate::StatementUnknown
@@ -471,7 +490,7 @@ impl crate::engine::Tracker for Tracker {
     fn reattached(&mut self) {
         self.status = b'I';
         self.open = Segment::default();
-        self.unsynced = false;
+        (self.unsynced, self.skipping) = (false, false);
         self.waiting.clear();
         self.copy_in = false;
         self.server_skip = 0;
@@ -480,6 +499,8 @@ impl crate::engine::Tracker for Tracker {
 
     fn rolled_back(&mut self) {
         self.status = b'I';
+        self.open = Segment::default();
+        (self.unsynced, self.skipping) = (false, false);
         self.drift = Drift::Possible;
     }
 }
