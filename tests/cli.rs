@@ -1,5 +1,11 @@
 //! The command line against a running server: JSON, exit codes, signals, and what is said when something is wrong.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::too_many_lines,
+    reason = "a test fails by panicking"
+)]
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;

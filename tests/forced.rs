@@ -1,6 +1,12 @@
 //! What tokio-postgres makes of a forced change: every lost transaction is an error, and nothing that it takes for
 //! committed is missing. The bytes themselves are tested in `tests/drivers/test_forced.py`.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::too_many_lines,
+    reason = "a test fails by panicking"
+)]
 
 use bytes::Bytes;
 use futures_util::SinkExt as _;

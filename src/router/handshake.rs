@@ -254,7 +254,7 @@ async fn gone(stream: &mut ClientStream, input: &mut BytesMut) {
             return;
         }
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// Passes a cancel request on and waits until the server was asked, as a server would before it closes.

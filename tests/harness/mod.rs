@@ -224,7 +224,9 @@ impl Server {
         let mut command = within(limit, client_program(program));
         let variables: Vec<String> =
             std::env::vars().map(|(name, _)| name).filter(|name| name.starts_with("PG")).collect();
-        variables.iter().for_each(|name| drop(command.env_remove(name)));
+        for name in &variables {
+            command.env_remove(name);
+        }
         command
             .env("PGHOST", "localhost")
             .env("PGHOSTADDR", self.address().ip().to_string())

@@ -49,6 +49,10 @@ pub fn transaction_command(text: &[u8]) -> Option<TransactionCommand> {
 pub struct Hints {
     /// It may end a transaction with a commit.
     pub commits: bool,
+    /// A statement in it ends a transaction.
+    pub ended: bool,
+    /// A statement follows that one.
+    pub runs_on: bool,
     /// It may change what the session is made of.
     pub suspect: bool,
     /// Its verb is none of those that leave the session as it was.
@@ -250,6 +254,8 @@ impl<'a> Statement<'a> {
         let other = !BENIGN_VERBS.iter().any(|verb| is(verb));
         hints.other_verb |= other;
         hints.suspect |= other;
+        hints.runs_on |= hints.ended;
+        hints.ended |= ["commit", "end", "rollback", "abort"].into_iter().any(is);
         hints.commits |= is("commit") || is("end") || is("call") || is("do");
     }
 
