@@ -8,6 +8,8 @@
     reason = "a test fails by panicking"
 )]
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use futures_util::SinkExt as _;
 use harness::{PATIENCE, Server, cluster};
@@ -44,10 +46,21 @@ fn failed_with<T>(result: Result<T, Error>, code: &SqlState) {
 }
 
 /// Forces a change, and returns the report.
-async fn force(server: &'static Server) -> Value {
+async fn force(server: &Arc<Server>) -> Value {
     let scale =
         ["scale", "orders", "4", "--seconds-before-timeout", "10", "--timeout-action", "force", "--json"];
-    spawn_blocking(move || server.json(&scale)).await.unwrap()
+    let report = with(server, move |server| server.json(&scale)).await;
+    assert_eq!(report["outcome"], "forced", "{report}");
+    report
+}
+
+/// What blocks, apart from the runtime that the clients need.
+async fn with<T: Send + 'static>(
+    server: &Arc<Server>,
+    work: impl FnOnce(&Server) -> T + Send + 'static,
+) -> T {
+    let server = Arc::clone(server);
+    spawn_blocking(move || work(&server)).await.unwrap()
 }
 
 fn running(client: Client) -> JoinHandle<(Client, Result<u64, Error>)> {
@@ -57,54 +70,37 @@ fn running(client: Client) -> JoinHandle<(Client, Result<u64, Error>)> {
     })
 }
 
-async fn until_running(server: &'static Server, count: usize) {
+async fn until_running(server: &Arc<Server>, count: usize) {
     let active = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%lost: run%' \
                   AND pid <> pg_backend_pid()";
-    let wait = move || harness::eventually("they run", || server.sql(active) == count.to_string());
-    spawn_blocking(wait).await.unwrap();
+    with(server, move |server| harness::eventually("they run", || server.sql(active) == count.to_string()))
+        .await;
 }
 
-fn start(forced_change: &str) -> &'static Server {
-    let server =
-        Box::leak(Box::new(Server::of(&cluster("orders", &format!("forced_change = \"{forced_change}\"")))));
-    server.sql("CREATE TABLE believed (what text)");
-    server
+async fn start(forced_change: &str) -> Arc<Server> {
+    let section = cluster("orders", &format!("forced_change = \"{forced_change}\""));
+    let start = move || {
+        let server = Server::of(&section);
+        server.sql("CREATE TABLE believed (what text)");
+        Arc::new(server)
+    };
+    spawn_blocking(start).await.unwrap()
 }
 
-/// Ends what [`start`] has leaked.
-fn end(server: &'static Server) {
-    server.signal(nix::sys::signal::Signal::SIGTERM);
-    harness::eventually("nothing is left", || server.left().is_empty());
+/// What was committed is all that is there, and nothing is left when the server stops.
+async fn end(server: Arc<Server>, committed: &str) {
+    let found = "SELECT string_agg(what, ', ' ORDER BY what COLLATE \"C\") FROM believed";
+    assert_eq!(with(&server, move |server| server.sql(found)).await, committed);
+    let server = Arc::into_inner(server).unwrap();
+    assert!(spawn_blocking(move || server.stop()).await.unwrap().success());
 }
 
 fn counts(report: &Value) -> [u64; 3] {
     ["carried", "aborted", "closed"].map(|fate| report["sessions"][fate].as_u64().unwrap())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn transactions_are_aborted_and_sessions_go_on() {
-    let server = spawn_blocking(|| start("abort_transaction")).await.unwrap();
-    let mut idle = connect(server).await;
-    let prepared = idle.prepare("SELECT $1::int4 + 1").await.unwrap();
-    let mut commits = in_transaction(server, "commit").await;
-    let mut rolls_back = in_transaction(server, "rollback").await;
-    let mut swallows = in_transaction(server, "swallowed").await;
-    let mut nested = connect(server).await;
-    let mut outer = nested.transaction().await.unwrap();
-    outer.execute("INSERT INTO believed VALUES ('lost: outer')", &[]).await.unwrap();
-    let inner = outer.transaction().await.unwrap();
-    inner.execute("INSERT INTO believed VALUES ('lost: inner')", &[]).await.unwrap();
-    let busy = running(in_transaction(server, "running").await);
-    let alone = running(connect(server).await);
-    let mut copies = connect(server).await;
-    let mut copy = Box::pin(copies.copy_in::<_, Bytes>("COPY believed FROM STDIN").await.unwrap());
-    copy.send(Bytes::from_static(b"lost: copied\n")).await.unwrap();
-    copy.flush().await.unwrap();
-    until_running(server, 2).await;
-
-    let report = force(server).await;
-    assert_eq!(report["outcome"], "forced");
-
+/// Of three clients one commits, one rolls back, and one passes over the error and commits.
+async fn every_end(mut commits: Client, mut rolls_back: Client, mut swallows: Client) {
     failed_with(commits.batch_execute("COMMIT").await, &SqlState::T_R_SERIALIZATION_FAILURE);
     goes_on(&mut commits, "commits").await;
     rolls_back.batch_execute("ROLLBACK").await.unwrap();
@@ -114,6 +110,32 @@ async fn transactions_are_aborted_and_sessions_go_on() {
     failed_with(swallows.simple_query("SELECT 1").await, &SqlState::IN_FAILED_SQL_TRANSACTION);
     failed_with(swallows.batch_execute("COMMIT").await, &SqlState::T_R_SERIALIZATION_FAILURE);
     goes_on(&mut swallows, "swallows").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn transactions_are_aborted_and_sessions_go_on() {
+    let server = start("abort_transaction").await;
+    let mut idle = connect(&server).await;
+    let prepared = idle.prepare("SELECT $1::int4 + 1").await.unwrap();
+    let commits = in_transaction(&server, "commit").await;
+    let rolls_back = in_transaction(&server, "rollback").await;
+    let swallows = in_transaction(&server, "swallowed").await;
+    let mut nested = connect(&server).await;
+    let mut outer = nested.transaction().await.unwrap();
+    outer.execute("INSERT INTO believed VALUES ('lost: outer')", &[]).await.unwrap();
+    let inner = outer.transaction().await.unwrap();
+    inner.execute("INSERT INTO believed VALUES ('lost: inner')", &[]).await.unwrap();
+    let busy = running(in_transaction(&server, "running").await);
+    let alone = running(connect(&server).await);
+    let mut copies = connect(&server).await;
+    let mut copy = Box::pin(copies.copy_in::<_, Bytes>("COPY believed FROM STDIN").await.unwrap());
+    copy.send(Bytes::from_static(b"lost: copied\n")).await.unwrap();
+    copy.flush().await.unwrap();
+    until_running(&server, 2).await;
+
+    let report = force(&server).await;
+
+    every_end(commits, rolls_back, swallows).await;
     failed_with(inner.rollback().await, &SqlState::T_R_SERIALIZATION_FAILURE);
     let half = outer.execute("INSERT INTO believed VALUES ('lost: half')", &[]).await;
     failed_with(half, &SqlState::IN_FAILED_SQL_TRANSACTION);
@@ -133,28 +155,23 @@ async fn transactions_are_aborted_and_sessions_go_on() {
     goes_on(&mut idle, "idle").await;
 
     assert_eq!(counts(&report), [3, 5, 0], "{report}");
-    let found =
-        spawn_blocking(|| server.sql("SELECT what FROM believed ORDER BY what COLLATE \"C\"")).await.unwrap();
-    let expected = "alone\nbusy\ncommits\ncopies\nidle\nnested\nrolls back\nswallows";
-    assert_eq!(found, expected);
-    spawn_blocking(|| end(server)).await.unwrap();
+    end(server, "alone, busy, commits, copies, idle, nested, rolls back, swallows").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sessions_that_block_are_closed() {
-    let server = spawn_blocking(|| start("close")).await.unwrap();
-    let mut idle = connect(server).await;
+    let server = start("close").await;
+    let mut idle = connect(&server).await;
     let (open, connection) = server.rust_client().connect(NoTls).await.unwrap();
     let end_of_open = tokio::spawn(connection);
     open.batch_execute("BEGIN; INSERT INTO believed VALUES ('lost: open')").await.unwrap();
-    let owner = connect(server).await;
+    let owner = connect(&server).await;
     owner.batch_execute("CREATE TEMP TABLE own (a int)").await.unwrap();
-    let busy = running(in_transaction(server, "running").await);
-    let alone = running(connect(server).await);
-    until_running(server, 2).await;
+    let busy = running(in_transaction(&server, "running").await);
+    let alone = running(connect(&server).await);
+    until_running(&server, 2).await;
 
-    let report = force(server).await;
-    assert_eq!(report["outcome"], "forced");
+    let report = force(&server).await;
 
     let told = tokio::time::timeout(PATIENCE, end_of_open).await.unwrap().unwrap().unwrap_err();
     assert_eq!(told.code(), Some(&SqlState::ADMIN_SHUTDOWN));
@@ -174,8 +191,5 @@ async fn sessions_that_block_are_closed() {
     goes_on(&mut idle, "idle").await;
 
     assert_eq!(counts(&report), [2, 0, 3], "{report}");
-    let found =
-        spawn_blocking(|| server.sql("SELECT what FROM believed ORDER BY what COLLATE \"C\"")).await.unwrap();
-    assert_eq!(found, "alone\nidle");
-    spawn_blocking(|| end(server)).await.unwrap();
+    end(server, "alone, idle").await;
 }
