@@ -41,9 +41,7 @@ fn bulk_copies_both_ways() {
         ];
         let mut psql = server.client("psql", 2 * PATIENCE);
         psql.args(["-XqAt", "-v", "ON_ERROR_STOP=1"]).env("PGSSLMODE", sslmode);
-        for word in &words {
-            psql.args(["-c", word]);
-        }
+        psql.args(words.iter().flat_map(|word| ["-c", word]));
         assert_eq!(run(&mut psql, &server).0.trim(), "done");
         assert!(size(&file) > 100_000_000, "{}", size(&file));
         assert_eq!(server.sql("SELECT count(*) FROM target"), ((round + 1) * ROWS).to_string());
