@@ -11,8 +11,10 @@ use tokio::sync::futures::OwnedNotified;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
+mod doing;
 mod membership;
 
+pub use doing::Doing;
 pub use membership::Membership;
 
 use super::gate::{Gate, Hold, Phase, Signal};
@@ -33,45 +35,6 @@ pub enum Attachment {
     Parked,
     /// It has one, holds still, and has state that cannot be carried.
     Blocked,
-}
-
-/// How much of a statement operators are shown, bytes.
-const SHOWN: usize = 160;
-
-/// What a session is doing, for operators. Written at every statement, so it never allocates.
-#[derive(Debug, Clone, Copy)]
-pub struct Doing {
-    /// What keeps it from being moved, if anything.
-    pub obstacle: Option<Obstacle>,
-    /// Since when; while there is no obstacle, when the last one ended.
-    pub since: Instant,
-    text: [u8; SHOWN],
-    length: usize,
-}
-
-impl Doing {
-    fn nothing() -> Doing {
-        Doing { obstacle: None, since: Instant::now(), text: [0; SHOWN], length: 0 }
-    }
-
-    /// The obstacle changed (or went).
-    pub fn set(&mut self, obstacle: Option<Obstacle>, statement: &[u8]) {
-        if self.obstacle != obstacle {
-            // A transaction is as old as its first statement, whatever it does at the moment.
-            let goes_on = |before: Option<Obstacle>| before.is_some_and(Obstacle::is_passing);
-            if !(goes_on(self.obstacle) && goes_on(obstacle)) {
-                self.since = Instant::now();
-            }
-            self.obstacle = obstacle;
-        }
-        self.length = statement.len().min(SHOWN);
-        self.text[..self.length].copy_from_slice(&statement[..self.length]);
-    }
-
-    /// The start of the latest statement.
-    pub fn statement(&self) -> String {
-        String::from_utf8_lossy(&self.text[..self.length]).into_owned()
-    }
 }
 
 /// Who a session is.
@@ -117,8 +80,8 @@ struct Member {
     started: Instant,
     attachment: Attachment,
     doing: Arc<Mutex<Doing>>,
-    /// Detached, with state that others can see.
-    visible: bool,
+    /// Detached since then, with state that others can see.
+    visible: Option<Instant>,
 }
 
 /// How sessions fared in a change.
@@ -139,6 +102,8 @@ struct Members {
     tally: Tally,
     /// How many sessions are in each [`Attachment`].
     counts: [usize; 4],
+    /// How many sessions are detached with state that others can see.
+    visible: usize,
     /// Which connection id stands behind a backend's process id.
     names: HashMap<u32, u32>,
     /// Setting names that sessions of a database have used, by database.
@@ -161,6 +126,19 @@ impl Members {
             }
         }
         known
+    }
+
+    fn set_visible(&mut self, id: u32, to: Option<Instant>) {
+        let Some(member) = self.sessions.get_mut(&id) else { return };
+        self.visible -= usize::from(member.visible.is_some());
+        self.visible += usize::from(to.is_some());
+        member.visible = to;
+    }
+
+    /// A session whose state others can see was detached a moment ago and has no backend yet.
+    fn awaits_visible(&self) -> bool {
+        let lately = |since: Instant| since.elapsed() < VISIBLE_FIRST;
+        self.visible > 0 && self.sessions.values().filter_map(|m| m.visible).any(lately)
     }
 
     fn forget_detached_names(&mut self) {
@@ -193,6 +171,9 @@ pub enum Held {
     Standing,
 }
 
+/// After a crash that the server mends itself the gate stays open; sessions whose state others can see (a lock, above
+/// all) are let in first, for this long.
+const VISIBLE_FIRST: Duration = Duration::from_secs(5);
 /// How many setting names are remembered for one database.
 const MAX_SETTING_NAMES: usize = 1000;
 
@@ -261,7 +242,7 @@ impl Fleet {
         let deadline = Instant::now() + deadline;
         loop {
             let progress = self.progress();
-            let waiting = self.members().sessions.values().any(|m| m.visible);
+            let waiting = self.members().visible > 0;
             if !waiting || timeout_at(deadline, progress).await.is_err() {
                 break;
             }

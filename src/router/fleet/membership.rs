@@ -43,7 +43,7 @@ impl Fleet {
             started: Instant::now(),
             attachment: Attachment::Detached,
             doing: Arc::clone(&doing),
-            visible: false,
+            visible: None,
         };
         members.counts[Attachment::Detached as usize] += 1;
         members.sessions.insert(id, member);
@@ -79,9 +79,9 @@ impl Membership {
     /// May the session have a backend now? If so it counts as attached from here on.
     pub fn attach(&self) -> bool {
         let mut members = self.fleet.members();
-        let visible = members.sessions.get(&self.id).is_some_and(|member| member.visible);
+        let visible = members.sessions.get(&self.id).is_some_and(|member| member.visible.is_some());
         let allowed = match self.fleet.phase() {
-            Phase::Open => true,
+            Phase::Open => visible || !members.awaits_visible(),
             Phase::Reattach => visible,
             Phase::Down | Phase::Shut { .. } | Phase::LetGo | Phase::Closing => false,
         };
@@ -95,9 +95,7 @@ impl Membership {
     pub fn attached_to(&self, backend_id: u32) {
         let mut members = self.fleet.members();
         members.name_backend(self.id, Some(backend_id));
-        if let Some(member) = members.sessions.get_mut(&self.id) {
-            member.visible = false;
-        }
+        members.set_visible(self.id, None);
         drop(members);
         self.fleet.progress.notify_waiters();
     }
@@ -107,9 +105,7 @@ impl Membership {
         let mut members = self.fleet.members();
         members.set(self.id, Attachment::Detached);
         // Its backend's number stays known until the next database: others may yet hear from it.
-        if let Some(member) = members.sessions.get_mut(&self.id) {
-            member.visible = visible;
-        }
+        members.set_visible(self.id, Some(Instant::now()).filter(|_| visible));
         drop(members);
         self.fleet.progress.notify_waiters();
     }
@@ -157,6 +153,7 @@ impl Drop for Membership {
     fn drop(&mut self) {
         let mut members = self.fleet.members();
         members.name_backend(self.id, None);
+        members.set_visible(self.id, None);
         if let Some(member) = members.sessions.remove(&self.id) {
             members.counts[member.attachment as usize] -= 1;
         }

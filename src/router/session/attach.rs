@@ -19,6 +19,8 @@ use crate::router::nonce;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a listener's last notifications may take.
 const DRAIN: Duration = Duration::from_secs(1);
+/// Between two looks of a new client whether it may have a backend.
+const WAIT: Duration = Duration::from_millis(100);
 /// Between two tries.
 const RETRY: Duration = Duration::from_millis(20);
 /// A client without a backend may send this much ahead.
@@ -213,8 +215,12 @@ pub(in crate::router) async fn first_backend<E: Engine>(
                         sleep(RETRY).await;
                     }
                 }
-            } else if gate.changed().await.is_err() {
-                return Err(None);
+            } else {
+                // Mostly the gate says when; while sessions with visible state go first, nobody does.
+                match timeout(WAIT, gate.changed()).await {
+                    Ok(Err(_)) => return Err(None),
+                    Ok(Ok(())) | Err(_) => {}
+                }
             }
         }
     };
