@@ -18,7 +18,7 @@ pub use doing::Doing;
 pub use membership::Membership;
 
 use super::gate::{Gate, Hold, Phase, Signal};
-use crate::engine::{CancelKey, Obstacle};
+use crate::engine::CancelKey;
 
 /// The connection ids that clients see start beyond what an operating system gives out, so that none is ever mistaken
 /// for a process.

@@ -217,9 +217,8 @@ pub(in crate::router) async fn first_backend<E: Engine>(
                 }
             } else {
                 // Mostly the gate says when; while sessions with visible state go first, nobody does.
-                match timeout(WAIT, gate.changed()).await {
-                    Ok(Err(_)) => return Err(None),
-                    Ok(Ok(())) | Err(_) => {}
+                if let Ok(Err(_)) = timeout(WAIT, gate.changed()).await {
+                    return Err(None);
                 }
             }
         }
