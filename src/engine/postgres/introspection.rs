@@ -12,6 +12,8 @@ use crate::engine::Obstacle;
 
 /// `$1`: candidate names of custom settings, `$2`: prefix of the router's own statement names.
 /// `{locked}` is filled in by [`query`].
+/// Values of source `client` are not asked for: they come from the start-up packet, and the next log in sends the same
+/// one. (A client's own `SET`, even to the same value, makes the source `session`.)
 const QUERY: &str = "\
 SELECT 'sess' AS k, CAST(SESSION_USER AS pg_catalog.text) AS a, pg_catalog.current_setting('role') AS b, \
  CAST((SELECT pg_catalog.count(*) FROM pg_catalog.pg_depend AS d \
@@ -22,7 +24,7 @@ UNION ALL SELECT 'guc', g.name, g.setting, \
  pg_catalog.concat(g.source, CASE WHEN g.context OPERATOR(pg_catalog.=) 'superuser' AND NOT {locked} THEN '!' ELSE '' END), \
  pg_catalog.current_setting(g.name) \
  FROM pg_catalog.pg_settings AS g \
- WHERE g.source OPERATOR(pg_catalog.=) ANY (ARRAY['session','client','user','database','database user','global']) \
+ WHERE g.source OPERATOR(pg_catalog.=) ANY (ARRAY['session','user','database','database user','global']) \
   AND g.name OPERATOR(pg_catalog.<>) ALL (ARRAY['transaction_isolation','transaction_read_only','transaction_deferrable']) \
 UNION ALL SELECT 'cust', u.n, pg_catalog.current_setting(u.n, true), NULL, NULL \
  FROM pg_catalog.unnest(CAST($1 AS pg_catalog.text[])) AS u(n) \

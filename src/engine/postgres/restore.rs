@@ -381,8 +381,11 @@ impl Dialogue for Restore {
         self.put_sequences(out);
         let last = self.own_settings(|name| LAST.contains(&name));
         self.put_settings(out, &last, "settings");
-        // Always one answer at least, and everything reported before it.
-        self.end(out, Step::May);
+        // The common case, a session that is as it logged in, costs no round trip.
+        if !self.steps.is_empty() {
+            // Everything that was reported comes before this answer.
+            self.end(out, Step::May);
+        }
     }
 
     fn receive(
@@ -390,6 +393,9 @@ impl Dialogue for Restore {
         input: &mut BytesMut,
         out: &mut BytesMut,
     ) -> Result<Option<Restored>, DialogueError> {
+        if self.steps.is_empty() {
+            return Ok(Some(std::mem::take(&mut self.restored)));
+        }
         while let Some(message) =
             message::take(input, MAX_ANSWER).map_err(|e| DialogueError::Protocol(e.into()))?
         {
