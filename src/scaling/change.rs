@@ -216,6 +216,9 @@ impl Driver {
                         self.flush(left.min(FLUSH)).await;
                         self.maintenance.study().await;
                         self.survey().await;
+                        // What clients have written since is written by the stop while they wait: as little as can be.
+                        let left = deadline.saturating_sub(started.elapsed());
+                        self.flush(left.min(FLUSH)).await;
                         flushed = Some(Instant::now());
                         // Time has passed: is it still worth it?
                         continue;

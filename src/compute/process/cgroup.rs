@@ -12,6 +12,8 @@ use std::time::Duration;
 
 /// Microseconds per CPU accounting period (the kernel's default).
 const PERIOD_US: u64 = 100_000;
+/// How many processes a database without a CPU limit counts as, against others.
+const UNLIMITED_WEIGHT: f64 = 16.0;
 /// The smallest quota the kernel takes.
 const SMALLEST_QUOTA_US: u64 = 1_000;
 /// A capacity with less memory than this is not held to it: the server's own floor is near.
@@ -145,7 +147,10 @@ impl Drop for Cgroup {
 impl Seat {
     fn set(&self, limits: Limits) -> io::Result<()> {
         match self.controller {
-            Controller::Cpu => self.set_cpu(limits.cpu_cores),
+            Controller::Cpu => {
+                self.set_cpu_weight(limits.cpu_cores)?;
+                self.set_cpu(limits.cpu_cores)
+            }
             Controller::Memory => self.set_memory(limits.memory_bytes),
         }
     }
@@ -162,6 +167,15 @@ impl Seat {
             return fs::write(self.folder.join("cpu.max"), format!("{quota} {PERIOD_US}"));
         }
         fs::write(self.folder.join("cpu.cfs_quota_us"), quota.unwrap_or_else(|| "-1".to_owned()))
+    }
+
+    /// A cgroup competes with every single process outside of it as if it were one process. A database is many, and on
+    /// a busy machine it would get the share of one: it gets that of as many as it has cores; without a limit (while
+    /// it is replaced, and clients wait for it) of as many as clients usually wait.
+    fn set_cpu_weight(&self, cores: Option<f64>) -> io::Result<()> {
+        let weight = cores.map_or(UNLIMITED_WEIGHT, |cores| cores.clamp(1.0, UNLIMITED_WEIGHT));
+        let (file, one) = if self.unified { ("cpu.weight", 100.0) } else { ("cpu.shares", 1024.0) };
+        fs::write(self.folder.join(file), format!("{:.0}", weight * one))
     }
 
     fn set_memory(&self, bytes: Option<u64>) -> io::Result<()> {

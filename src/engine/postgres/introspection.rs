@@ -13,6 +13,9 @@ use crate::engine::Obstacle;
 /// `$1`: candidate names of custom settings, `$2`: prefix of the router's own statement names.
 /// Statements come in the order in which they can be prepared again: an `EXECUTE` among them returns nothing before what
 /// it executes is there. `{locked}` and `{longest}` are filled in by [`query`].
+///
+/// Values of source `client` come from the start-up packet, and the next log in sends the same one. (A client's own `SET`,
+/// even to the same value, makes the source `session`.) Only those that could strike the restore itself are asked for.
 const QUERY: &str = "\
 SELECT 'sess' AS k, CAST(SESSION_USER AS pg_catalog.text) AS a, pg_catalog.current_setting('role') AS b, \
  CAST((SELECT pg_catalog.count(*) FROM pg_catalog.pg_depend AS d \
@@ -23,7 +26,10 @@ UNION ALL SELECT 'guc', g.name, g.setting, \
  pg_catalog.concat(g.source, CASE WHEN g.context OPERATOR(pg_catalog.=) 'superuser' AND NOT {locked} THEN '!' ELSE '' END), \
  pg_catalog.current_setting(g.name) \
  FROM pg_catalog.pg_settings AS g \
- WHERE g.source OPERATOR(pg_catalog.=) ANY (ARRAY['session','client','user','database','database user','global']) \
+ WHERE (g.source OPERATOR(pg_catalog.=) ANY (ARRAY['session','user','database','database user','global']) \
+   OR g.source OPERATOR(pg_catalog.=) 'client' AND g.name OPERATOR(pg_catalog.=) ANY (ARRAY['statement_timeout', \
+    'lock_timeout','transaction_timeout','default_transaction_isolation','default_transaction_read_only', \
+    'default_transaction_deferrable'])) \
   AND g.name OPERATOR(pg_catalog.<>) ALL (ARRAY['transaction_isolation','transaction_read_only','transaction_deferrable']) \
 UNION ALL SELECT 'cust', u.n, \
  CASE WHEN pg_catalog.octet_length(pg_catalog.current_setting(u.n, true)) OPERATOR(pg_catalog.<=) {longest} \

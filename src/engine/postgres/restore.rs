@@ -187,6 +187,9 @@ impl Dialogue for Restore {
         input: &mut BytesMut,
         out: &mut BytesMut,
     ) -> Result<Option<Restored>, DialogueError> {
+        if self.steps.is_empty() {
+            return Ok(Some(std::mem::take(&mut self.restored)));
+        }
         while let Some(message) =
             message::take(input, MAX_ANSWER).map_err(|e| DialogueError::Protocol(e.into()))?
         {
