@@ -79,14 +79,14 @@ async fn run(config: &Config) -> Result<(), Failure> {
     let metrics = Arc::new(Metrics::new());
     let secret = files::secret(&data_dir.join("secret"))?;
     let admin = bind(config.admin.listen)?;
+    let (stop, stopping) = watch::channel(false);
     let mut assembled = Vec::new();
     for cluster in &config.clusters {
-        assembled.push(assemble(cluster, config, &data_dir, &metrics, secret)?);
+        assembled.push(assemble(cluster, config, &data_dir, &metrics, secret, &stopping)?);
     }
     let sockets = bind_all(&mut assembled)?;
     // Before the first database: a signal that comes while one starts must not leave it behind.
     let mut signals = Signals::new().map_err(|error| format!("cannot watch for signals: {error}"))?;
-    let (stop, stopping) = watch::channel(false);
     let mut drivers = JoinSet::new();
     let served = serve_clusters(config, assembled, sockets, &mut drivers, &stopping, &tls).await;
     let outcome = match served {
@@ -119,7 +119,7 @@ async fn serve_clusters(
         driver.start().await.map_err(|error| format!("cluster {}: {error}", section.name))?;
         let (asks, asked) = mpsc::channel(1);
         handles.push(Handle { config: section.clone(), board: Arc::clone(&driver.board), asks });
-        drivers.spawn(driver.run(asked, stopping.clone(), config.router.shutdown_grace));
+        drivers.spawn(driver.run(asked, config.router.shutdown_grace));
         clusters.push((section, cluster));
     }
     let places = places(config.router.max_sessions);
@@ -143,7 +143,7 @@ fn open_api(
     stopping: &watch::Receiver<bool>,
 ) {
     let routes = api::router(Arc::new(clusters), config.admin.allowed_hosts.clone());
-    println!("admin      http://{}", address);
+    println!("admin      http://{address}");
     let mut stopping = stopping.clone();
     tokio::spawn(api::serve(socket, routes, async move {
         // An error means that everything has stopped already.
@@ -241,13 +241,16 @@ fn assemble(
     data_dir: &Path,
     metrics: &Metrics,
     secret: [u8; 32],
+    stopping: &watch::Receiver<bool>,
 ) -> Result<Assembled, Failure> {
     let home = data_dir.join(&section.name);
     files::private_dir(&home)?;
     admit_server_user(&home).map_err(|error| error.to_string())?;
     let cluster_metrics = metrics.cluster(&section.name);
     let fleet = Fleet::new(config.router.max_sessions);
-    let admin = Admin::start(fleet.gate(), section.master_username.clone(), ADMIN_DATABASE.to_owned());
+    let admin = || Admin::start(fleet.gate(), section.master_username.clone(), ADMIN_DATABASE.to_owned());
+    // Two connections: nobody's log in waits for a checkpoint.
+    let (accounts, chores) = (admin(), admin());
     let capacity = section.min_capacity;
     let board = Board::new(&section.name, capacity, Arc::clone(&fleet), cluster_metrics.clone());
     let driver = Driver {
@@ -256,15 +259,20 @@ fn assemble(
         board,
         fleet: Arc::clone(&fleet),
         provider: Arc::new(provider(section, &home)?),
-        maintenance: Arc::new(Chores { admin: admin.clone(), database: section.database_name.clone() }),
+        maintenance: Arc::new(Chores {
+            admin: chores,
+            fleet: Arc::clone(&fleet),
+            database: section.database_name.clone(),
+        }),
         journal: Journal::new(home.join("journal.json")),
         capacity,
         instance: None,
+        stopping: stopping.clone(),
     };
     let cluster = Arc::new(Cluster {
         name: section.name.clone(),
         fleet,
-        admin,
+        admin: accounts,
         forced_change: section.forced_change,
         metrics: cluster_metrics,
         secret,
@@ -301,6 +309,7 @@ fn provider(section: &ClusterConfig, home: &Path) -> Result<ProcessProvider, Fai
 /// What is done inside a PostgreSQL database.
 struct Chores {
     admin: Admin<Postgres>,
+    fleet: Arc<Fleet>,
     database: Option<String>,
 }
 
@@ -309,6 +318,14 @@ impl Maintenance for Chores {
     async fn flush(&self) -> Result<(), String> {
         let Some(statement) = Postgres::flush_statement() else { return Ok(()) };
         self.admin.run(statement).await.map(drop).map_err(|error| error.to_string())
+    }
+
+    async fn study(&self) {
+        for database in self.fleet.databases() {
+            if let Ok(names) = self.admin.stored_names(&database).await {
+                self.fleet.learn_setting_names(&database, &names);
+            }
+        }
     }
 
     async fn complete(&self) -> Result<(), String> {

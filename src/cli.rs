@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Config, DEFAULT_ADMIN, TimeoutAction};
-use crate::scaling::control_plane::{LEAST_SECONDS_BEFORE_TIMEOUT, MOST_SECONDS_BEFORE_TIMEOUT};
+use crate::scaling::report::{LEAST_SECONDS_BEFORE_TIMEOUT, MOST_SECONDS_BEFORE_TIMEOUT};
 use crate::telemetry::{LogFormat, LogOptions};
 
 mod ask;

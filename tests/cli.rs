@@ -1,5 +1,11 @@
 //! The command line against a running server: JSON, exit codes, signals, and what is said when something is wrong.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::too_many_lines,
+    reason = "a test fails by panicking"
+)]
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
@@ -64,8 +70,8 @@ impl Session {
 }
 
 #[test]
-fn a_cluster_s_life_in_json() {
-    let mut server = Server::start();
+fn status_and_sessions_in_json() {
+    let server = Server::start();
     let status = server.json(&["status", "--json"]);
     let row = &status["clusters"][0];
     for (name, value) in [("name", "orders"), ("engine", "postgres"), ("state", "available")] {
@@ -82,12 +88,10 @@ fn a_cluster_s_life_in_json() {
     );
     let version = server.sql("SHOW server_version");
     assert!(version.starts_with(row["version"].as_str().unwrap()), "{version} {row}");
-    let first_pid = row["backend_pid"].as_u64().unwrap();
-    assert!(Path::new(&format!("/proc/{first_pid}")).exists());
+    assert!(Path::new(&format!("/proc/{}", row["backend_pid"])).exists(), "{row}");
 
     let mut session = Session::open(&server);
-    let id = session.ask("SELECT 1");
-    assert_eq!(id, "1");
+    assert_eq!(session.ask("SELECT 1"), "1");
     let sessions = server.json(&["sessions", "orders", "--json"]);
     let row = &sessions["sessions"][0];
     let expected = [
@@ -108,7 +112,15 @@ fn a_cluster_s_life_in_json() {
         (&"admin".into(), &"app".into(), &"idle".into())
     );
     assert!(row["tls"].as_str().unwrap().contains("1.3") && row["obstacle"].is_null(), "{row}");
+    assert!(session.close());
+}
 
+#[test]
+fn a_change_in_json() {
+    let mut server = Server::start();
+    let first_pid = server.json(&["status", "--json"])["clusters"][0]["backend_pid"].clone();
+    let mut session = Session::open(&server);
+    assert_eq!(session.ask("SELECT 1"), "1");
     let report = server.scale(4);
     let expected = [
         "cluster",
@@ -130,7 +142,7 @@ fn a_cluster_s_life_in_json() {
     );
     let row = server.json(&["status", "orders", "--json"])["clusters"][0].clone();
     assert_eq!((&row["capacity"], &row["sessions"], &row["last_change"]), (&4.into(), &1.into(), &report));
-    assert_ne!(row["backend_pid"].as_u64().unwrap(), first_pid);
+    assert_ne!(row["backend_pid"], first_pid);
 
     // The same capacity again is a restart: how new settings of a parameter group are applied.
     let again = server.scale(4);
@@ -356,4 +368,24 @@ fn health_and_metrics() {
     }
     assert!(text.ends_with("# EOF\n"));
     assert_eq!(server.get("/nothing").0, 404);
+}
+
+/// `examples/survive_a_scale.rs`, which is built beside the program.
+#[test]
+fn the_example_runs() {
+    let server = Server::start();
+    let example = Path::new(scalepoint()).with_file_name("examples").join("survive_a_scale");
+    assert!(example.exists(), "`cargo build --examples` makes {}", example.display());
+    let output = within(PATIENCE, example)
+        .envs([("SCALEPOINT_ADMIN", server.admin.to_string()), ("SCALEPOINT_CLUSTER", "orders".to_owned())])
+        .envs([("PGHOST", "127.0.0.1"), ("PGUSER", "admin"), ("PGDATABASE", "app")])
+        .envs([("PGPORT", server.address().port().to_string()), ("PGPASSWORD", server.password("orders"))])
+        .output()
+        .unwrap();
+    let said = stdout(&output);
+    assert!(output.status.success(), "{said}{}\n{}", stderr(&output), server.log());
+    assert!(said.ends_with("one connection, one prepared statement, 5 databases\n"), "{said}");
+    let kept = "my.answer = 42, TimeZone = Antarctica/Troll; shared_buffers = ";
+    let buffers: Vec<&str> = said.lines().filter_map(|line| line.strip_prefix(kept)).collect();
+    assert_eq!(buffers, ["512MB", "1GB", "2GB", "1GB", "512MB"], "{said}");
 }

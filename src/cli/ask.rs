@@ -10,7 +10,7 @@ use super::progress::while_waiting;
 use super::table::{duration, or_dash, plain, shortened, table};
 use super::{CliError, Command, Exit, OneCluster, ScaleArgs, print};
 use crate::config::TimeoutAction;
-use crate::scaling::control_plane::{CHANGE_MARGIN, MOST_SECONDS_BEFORE_TIMEOUT};
+use crate::scaling::report::{CHANGE_MARGIN, MOST_SECONDS_BEFORE_TIMEOUT};
 use crate::scaling::report::{
     ClusterList, ClusterStatus, Event, EventList, ObstacleRow, Outcome, ScaleReport, SessionList, SessionRow,
 };

@@ -11,8 +11,10 @@ use bytes::{Bytes, BytesMut};
 
 pub mod obstacle;
 pub mod postgres;
+pub mod tracking;
 
 pub use obstacle::Obstacle;
+pub use tracking::{ClientScan, Drift, Fate, Loss, LostTransaction, Rest, ServerScan, Tracker};
 
 /// A conversation with a backend that the router leads itself.
 ///
@@ -153,138 +155,6 @@ pub enum Admission {
     Nothing,
 }
 
-/// What a tracker found in the bytes that a client sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ClientScan {
-    /// This many more bytes at the front may go to the backend now.
-    pub forward: usize,
-    /// What to do with the rest.
-    pub rest: Rest,
-}
-
-/// Why a tracker stopped scanning.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rest {
-    /// All is scanned, or an incomplete message needs more bytes.
-    Incomplete,
-    /// A new request waits for the gate.
-    Held,
-    /// The next request waits until the running one is answered (only while the gate is shut).
-    Draining,
-    /// The client says goodbye.
-    Goodbye,
-    /// The client broke the protocol; close with this text.
-    Violation(&'static str),
-}
-
-/// What a tracker found in the bytes that a backend sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ServerScan {
-    /// This many more bytes at the front may go to the client now.
-    pub forward: usize,
-    /// The backend says it is going away; its last message was not forwarded and stays at `forward`.
-    pub farewell: bool,
-    /// The backend broke the protocol.
-    pub violation: bool,
-}
-
-/// How sure it is that a session's state is still what the last capture saw.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Drift {
-    /// Nothing was sent since.
-    None,
-    /// Only statements that cannot change what a session is made of.
-    Benign,
-    /// It must be asked.
-    Possible,
-}
-
-/// What becomes of a session whose backend is gone or must go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
-    /// Nothing was under way: restore it.
-    Carried,
-    /// Its transaction is certainly not committed; the session lives.
-    TransactionAborted,
-    /// A statement was running and its answer is owed; the transaction is certainly not committed.
-    StatementAborted,
-    /// A COMMIT was sent and not answered: nobody knows.
-    CommitUnknown,
-    /// A statement outside a transaction was sent and not answered: nobody knows.
-    StatementUnknown,
-}
-
-/// What became of the server, as far as its last words to one session tell.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Loss {
-    /// Only this session was ended, and the client is to be told in the server's words.
-    Session,
-    /// The server is gone or starts anew.
-    Server,
-    /// One or the other.
-    Unclear,
-}
-
-/// Watches the bytes of one session go by.
-pub trait Tracker: Send {
-    /// Scans what the client sent and was not scanned before; what it may not begin is held.
-    fn client_bytes(&mut self, bytes: &[u8], admission: Admission) -> ClientScan;
-
-    /// Scans what the backend sent and was not scanned before; may patch it in place. `names` maps a backend's
-    /// process id to the connection id that clients know.
-    fn server_bytes(&mut self, bytes: &mut [u8], names: &dyn Fn(u32) -> Option<u32>) -> ServerScan;
-
-    /// What keeps the session from being moved at this moment, as far as the wire tells.
-    fn obstacle(&self) -> Option<Obstacle>;
-
-    /// True when the router may speak to the backend in its own name.
-    fn is_quiet(&self) -> bool;
-
-    /// No message of the backend has been forwarded in part only.
-    fn is_between_messages(&self) -> bool;
-
-    /// A statement is running, so a cancel request makes sense.
-    fn is_running(&self) -> bool;
-
-    /// Nothing is running, and neither side is in the middle of a message.
-    fn is_answered(&self) -> bool;
-
-    /// The client has been given the front of a message whose rest has not come from the backend.
-    fn is_mid_answer(&self) -> bool;
-
-    /// What the client did since [`captured`](Tracker::captured) was last called.
-    fn drift(&self) -> Drift;
-
-    /// The session was just captured.
-    fn captured(&mut self);
-
-    /// The start of the latest statement's text, for operators.
-    fn shown(&self) -> &[u8];
-
-    /// What becomes of the session if its backend is lost now.
-    fn fate(&self) -> Fate;
-
-    /// The session starts anew on another backend, at rest.
-    fn reattached(&mut self);
-
-    /// The router has rolled the open transaction back: at rest, and to be looked at anew.
-    fn rolled_back(&mut self);
-
-    /// If the server waits for bulk data of the client: the bytes that make it stop waiting, with an error.
-    fn abort_copy(&mut self) -> Option<&'static [u8]>;
-}
-
-/// Answers a client whose transaction is gone, until it has ended it. See each engine for the table of answers.
-pub trait LostTransaction: Send {
-    /// Takes whole messages from the front of `input`, writes answers to `out`. `true`: the transaction is over and
-    /// the session may go on with what is left in `input`.
-    fn receive(&mut self, input: &mut BytesMut, out: &mut BytesMut) -> bool;
-
-    /// Requests of the client's that were answered with success and outlast the transaction (a statement prepared or
-    /// closed), to be repeated on the session's backend.
-    fn outlasting(&mut self) -> BytesMut;
-}
-
 /// Everything the router needs to know of a database's protocol.
 pub trait Engine: Sized + Send + Sync + std::fmt::Debug + 'static {
     /// What a client asked for when it connected; replayed at every log in.
@@ -345,10 +215,19 @@ pub trait Engine: Sized + Send + Sync + std::fmt::Debug + 'static {
     ) -> Self::Capture;
     /// A capture is done: adds what only the wire knows.
     fn captured(tracker: &mut Self::Tracker, state: &mut Self::State);
+    /// Statements that yield the texts stored in a database that may name settings, one a row.
+    fn stored_texts(logged_in: &Self::LoggedIn) -> Vec<String>;
+    /// Setting names in such a text.
+    fn stored_names(text: &str) -> Vec<String>;
     /// Setting names that this session has used and others should ask for too.
     fn setting_names(tracker: &Self::Tracker) -> &[String];
     /// Restores `state` on a backend that has just let us in.
-    fn restore(tracker: &Self::Tracker, state: &Self::State, nonce: u64) -> Self::Restore;
+    fn restore(
+        tracker: &Self::Tracker,
+        logged_in: &Self::LoggedIn,
+        state: &Self::State,
+        nonce: u64,
+    ) -> Self::Restore;
     /// The session goes on after a restore; writes what the client must be told first.
     fn reattach(
         tracker: &mut Self::Tracker,
@@ -375,8 +254,8 @@ pub trait Engine: Sized + Send + Sync + std::fmt::Debug + 'static {
     fn flush_statement() -> Option<&'static str>;
     /// Answers a client whose transaction is gone.
     fn lost_transaction(tracker: &Self::Tracker) -> Self::Lost;
-    /// Rolls the open transaction back.
-    fn roll_back() -> Self::Interlude;
+    /// Rolls the open transaction back and ends the request that has failed, if there is one.
+    fn roll_back(tracker: &Self::Tracker) -> Self::Interlude;
     /// Repeats what [`outlasting`](LostTransaction::outlasting) gave.
     fn repeat(tracker: &mut Self::Tracker, requests: &Bytes) -> Self::Interlude;
     /// The bytes that ask a backend to cancel what runs there, to be sent on a connection of its own.

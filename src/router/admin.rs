@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::backend::{Backend, BackendError};
 use super::gate::{Gate, Phase};
@@ -16,6 +16,11 @@ use crate::engine::{DialogueError, Engine};
 const MAX_WAITING: usize = 4096;
 /// How long a question may wait for a database, and for its answer.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// Between two tries.
+const RETRY: Duration = Duration::from_millis(20);
+
+/// How long the texts of one database may take to be read; a lock may be in the way of the last of them.
+const READING: Duration = Duration::from_secs(3);
 
 /// Rows of text.
 pub type Rows = Vec<Vec<Option<String>>>;
@@ -23,6 +28,7 @@ pub type Rows = Vec<Vec<Option<String>>>;
 enum Ask<E: Engine> {
     Account(String, oneshot::Sender<Option<E::Account>>),
     Run(String, oneshot::Sender<Result<Rows, BackendError>>),
+    Names(String, oneshot::Sender<Vec<String>>),
 }
 
 /// Asks the database in the router's name.
@@ -56,6 +62,13 @@ impl<E: Engine> Admin<E> {
         timeout(PATIENCE, answered).await.map_err(|_| NotAvailable)?.map_err(|_| NotAvailable)
     }
 
+    /// The names of settings in the texts that a database stores.
+    pub async fn stored_names(&self, database: &str) -> Result<Vec<String>, NotAvailable> {
+        let (answer, answered) = oneshot::channel();
+        self.asks.try_send(Ask::Names(database.to_owned(), answer)).map_err(|_| NotAvailable)?;
+        timeout(PATIENCE, answered).await.map_err(|_| NotAvailable)?.map_err(|_| NotAvailable)
+    }
+
     /// Runs one statement and returns its rows.
     pub async fn run(&self, sql: &str) -> Result<Rows, BackendError> {
         let (answer, answered) = oneshot::channel();
@@ -64,6 +77,17 @@ impl<E: Engine> Admin<E> {
             .await
             .map_err(|_| BackendError::TooSlow)?
             .map_err(|_| BackendError::Closed)?
+    }
+}
+
+/// What a later try may not meet: the connection or the server was lost, or the server is not ready.
+fn is_passing(error: &BackendError) -> bool {
+    match error {
+        BackendError::Io(_) | BackendError::Closed => true,
+        BackendError::Dialogue(DialogueError::Refused { code, .. }) => {
+            ["57P01", "57P02", "57P03"].contains(&code.as_str())
+        }
+        BackendError::Dialogue(_) | BackendError::TooSlow => false,
     }
 }
 
@@ -97,7 +121,7 @@ impl<E: Engine> Task<E> {
                 if answer.is_closed() {
                     return;
                 }
-                match self.account(&user).await {
+                match self.look_up(&user, &answer).await {
                     // Who asked may have left meanwhile.
                     Ok(account) => drop(answer.send(account)),
                     Err(error) => tracing::warn!(%error, "an account cannot be looked up"),
@@ -105,31 +129,67 @@ impl<E: Engine> Task<E> {
             }
             Ask::Run(sql, answer) => {
                 let rows = match self.connection().await {
-                    Ok(backend) => backend.converse(E::admin_query(&sql, &[])).await,
+                    Ok(backend) => backend.converse_within(E::admin_query(&sql, &[]), PATIENCE).await,
                     Err(error) => Err(error),
                 };
                 self.keep_if_sound(&rows);
                 drop(answer.send(rows));
             }
+            Ask::Names(database, answer) => {
+                let mut names = Vec::new();
+                match timeout(READING, self.read_texts(&database, &mut names)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => tracing::warn!(database, %error, "stored texts cannot be read"),
+                    Err(_) => tracing::warn!(database, "stored texts cannot be read in time"),
+                }
+                drop(answer.send(names));
+            }
         }
     }
 
-    /// A connection that died since the last question is found out by the question; then it is asked once more.
+    /// Asks until there is an answer: the connection may have died since the last question, and a server that has
+    /// crashed and is starting anew will be there in a moment.
+    async fn look_up(
+        &mut self,
+        user: &str,
+        asker: &oneshot::Sender<Option<E::Account>>,
+    ) -> Result<Option<E::Account>, BackendError> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.account(user).await {
+                Err(error) if is_passing(&error) && Instant::now() < deadline && !asker.is_closed() => {
+                    tracing::debug!(%error, "an account is looked up again");
+                }
+                answered => return answered,
+            }
+            tokio::time::sleep(RETRY).await;
+            let open = self.gate.wait_for(|signal| signal.phase == Phase::Open);
+            timeout_at(deadline, open)
+                .await
+                .map_err(|_| BackendError::TooSlow)?
+                .map_err(|_| BackendError::Closed)?;
+        }
+    }
+
     async fn account(&mut self, user: &str) -> Result<Option<E::Account>, BackendError> {
-        let fresh = self.connection.is_none();
         let asked = match self.connection().await {
             Ok(backend) => backend.converse(E::account_query(user)).await,
             Err(error) => Err(error),
         };
         self.keep_if_sound(&asked);
-        match asked {
-            Err(BackendError::Io(_) | BackendError::Closed) if !fresh => {
-                let asked = self.connection().await?.converse(E::account_query(user)).await;
-                self.keep_if_sound(&asked);
-                asked
-            }
-            other => other,
+        asked
+    }
+
+    /// On a connection of its own, because each database has its own texts.
+    async fn read_texts(&self, database: &str, names: &mut Vec<String>) -> Result<(), BackendError> {
+        let socket = self.gate.borrow().socket.clone().ok_or(BackendError::Closed)?;
+        let mut backend = Backend::<E>::connect(&socket, E::log_in_as_master(&self.user, database)).await?;
+        for query in E::stored_texts(&backend.logged_in) {
+            let rows = backend.converse(E::admin_query(&query, &[])).await?;
+            names.extend(rows.iter().flatten().flatten().flat_map(|text| E::stored_names(text)));
         }
+        backend.close();
+        Ok(())
     }
 
     fn keep_if_sound<T>(&mut self, asked: &Result<T, BackendError>) {

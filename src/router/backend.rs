@@ -63,20 +63,24 @@ impl<E: Engine> Backend<E> {
         converse(&mut self.stream, &mut self.input, dialogue, CONVERSATION).await
     }
 
+    /// The same with another deadline.
+    pub async fn converse_within<D: Dialogue>(
+        &mut self,
+        dialogue: D,
+        deadline: Duration,
+    ) -> Result<D::Output, BackendError> {
+        converse(&mut self.stream, &mut self.input, dialogue, deadline).await
+    }
+
     /// Asks the server to cancel what runs on this connection; done when the server has sent its signal.
     pub fn cancel(&self) -> impl Future<Output = ()> + Send + use<E> {
+        self.canceller()()
+    }
+
+    /// The same, to be used while the connection is.
+    pub fn canceller(&self) -> impl Fn() -> Cancelling + Send + Sync + use<E> {
         let (socket, request) = (self.socket.clone(), E::cancel_request(&self.logged_in));
-        async move {
-            let asked = timeout(CANCEL, async {
-                let mut stream = UnixStream::connect(&socket).await?;
-                stream.write_all(&request).await?;
-                // The server closes after it has sent the signal.
-                stream.read(&mut [0; 1]).await
-            });
-            if let Ok(Err(error)) = asked.await {
-                tracing::debug!(%error, "cancel request failed");
-            }
-        }
+        move || Box::pin(cancel(socket.clone(), request.clone()))
     }
 
     /// Says goodbye and closes. Errors do not matter any more.
@@ -101,6 +105,21 @@ impl<E: Engine> Backend<E> {
         paths.retain(|path| path.contains(".so"));
         paths.dedup();
         paths
+    }
+}
+
+/// A cancel request under way.
+pub type Cancelling = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
+async fn cancel(socket: PathBuf, request: Vec<u8>) {
+    let asked = timeout(CANCEL, async {
+        let mut stream = UnixStream::connect(&socket).await?;
+        stream.write_all(&request).await?;
+        // The server closes after it has sent the signal.
+        stream.read(&mut [0; 1]).await
+    });
+    if let Ok(Err(error)) = asked.await {
+        tracing::debug!(%error, "cancel request failed");
     }
 }
 

@@ -11,10 +11,14 @@ use tokio::sync::futures::OwnedNotified;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
-use subtle::ConstantTimeEq;
+mod doing;
+mod membership;
+
+pub use doing::Doing;
+pub use membership::Membership;
 
 use super::gate::{Gate, Hold, Phase, Signal};
-use crate::engine::{CancelClaim, CancelKey, Obstacle};
+use crate::engine::{CancelKey, Obstacle};
 
 /// The connection ids that clients see start beyond what an operating system gives out, so that none is ever mistaken
 /// for a process.
@@ -31,41 +35,6 @@ pub enum Attachment {
     Parked,
     /// It has one, holds still, and has state that cannot be carried.
     Blocked,
-}
-
-/// How much of a statement operators are shown, bytes.
-const SHOWN: usize = 160;
-
-/// What a session is doing, for operators. Written at every statement, so it never allocates.
-#[derive(Debug, Clone, Copy)]
-pub struct Doing {
-    /// What keeps it from being moved, if anything.
-    pub obstacle: Option<Obstacle>,
-    /// Since when; while there is no obstacle, when the last one ended.
-    pub since: Instant,
-    text: [u8; SHOWN],
-    length: usize,
-}
-
-impl Doing {
-    fn nothing() -> Doing {
-        Doing { obstacle: None, since: Instant::now(), text: [0; SHOWN], length: 0 }
-    }
-
-    /// The obstacle changed (or went).
-    pub fn set(&mut self, obstacle: Option<Obstacle>, statement: &[u8]) {
-        if self.obstacle != obstacle {
-            self.obstacle = obstacle;
-            self.since = Instant::now();
-        }
-        self.length = statement.len().min(SHOWN);
-        self.text[..self.length].copy_from_slice(&statement[..self.length]);
-    }
-
-    /// The start of the latest statement.
-    pub fn statement(&self) -> String {
-        String::from_utf8_lossy(&self.text[..self.length]).into_owned()
-    }
 }
 
 /// Who a session is.
@@ -111,8 +80,8 @@ struct Member {
     started: Instant,
     attachment: Attachment,
     doing: Arc<Mutex<Doing>>,
-    /// Detached, with state that others can see.
-    visible: bool,
+    /// Detached since then, with state that others can see.
+    visible: Option<Instant>,
 }
 
 /// How sessions fared in a change.
@@ -133,6 +102,8 @@ struct Members {
     tally: Tally,
     /// How many sessions are in each [`Attachment`].
     counts: [usize; 4],
+    /// How many sessions are detached with state that others can see.
+    visible: usize,
     /// Which connection id stands behind a backend's process id.
     names: HashMap<u32, u32>,
     /// Setting names that sessions of a database have used, by database.
@@ -145,6 +116,36 @@ impl Members {
         self.counts[member.attachment as usize] -= 1;
         self.counts[to as usize] += 1;
         member.attachment = to;
+    }
+
+    fn learn_setting_names(&mut self, database: &str, names: &[String]) -> &Vec<String> {
+        let known = self.setting_names.entry(database.to_owned()).or_default();
+        for name in names {
+            if known.len() < MAX_SETTING_NAMES && !known.contains(name) {
+                known.push(name.clone());
+            }
+        }
+        known
+    }
+
+    fn set_visible(&mut self, id: u32, to: Option<Instant>) {
+        let Some(member) = self.sessions.get_mut(&id) else { return };
+        self.visible -= usize::from(member.visible.is_some());
+        self.visible += usize::from(to.is_some());
+        member.visible = to;
+    }
+
+    /// A session whose state others can see was detached a moment ago and has no backend yet.
+    fn awaits_visible(&self) -> bool {
+        let lately = |since: Instant| since.elapsed() < VISIBLE_FIRST;
+        self.visible > 0 && self.sessions.values().filter_map(|m| m.visible).any(lately)
+    }
+
+    fn forget_detached_names(&mut self) {
+        let Members { sessions, names, .. } = self;
+        names.retain(|_, id| sessions.get(id).is_some_and(|m| m.attachment != Attachment::Detached));
+        let detached = sessions.values_mut().filter(|m| m.attachment == Attachment::Detached);
+        detached.for_each(|member| member.backend_id = None);
     }
 
     fn name_backend(&mut self, id: u32, backend_id: Option<u32>) {
@@ -170,6 +171,9 @@ pub enum Held {
     Standing,
 }
 
+/// After a crash that the server mends itself the gate stays open; sessions whose state others can see (a lock, above
+/// all) are let in first, for this long.
+const VISIBLE_FIRST: Duration = Duration::from_secs(5);
 /// How many setting names are remembered for one database.
 const MAX_SETTING_NAMES: usize = 1000;
 
@@ -234,10 +238,11 @@ impl Fleet {
             signal.phase = Phase::Reattach;
             signal.socket = Some(Arc::clone(&socket));
         });
+        self.members().forget_detached_names();
         let deadline = Instant::now() + deadline;
         loop {
             let progress = self.progress();
-            let waiting = self.members().sessions.values().any(|m| m.visible);
+            let waiting = self.members().visible > 0;
             if !waiting || timeout_at(deadline, progress).await.is_err() {
                 break;
             }
@@ -247,14 +252,13 @@ impl Fleet {
 
     /// Opens the gate; parked sessions go on where they were.
     pub(super) fn open(&self) {
-        {
-            let mut members = self.members();
-            let held = [Attachment::Parked, Attachment::Blocked];
-            let parked = members.sessions.iter().filter(|(_, m)| held.contains(&m.attachment));
-            let parked: Vec<u32> = parked.map(|(id, _)| *id).collect();
-            parked.into_iter().for_each(|id| members.set(id, Attachment::Attached));
-        }
+        // First the signal: whoever would park after the count was put right must find the gate open.
         self.signal(|signal| signal.phase = Phase::Open);
+        let mut members = self.members();
+        let held = [Attachment::Parked, Attachment::Blocked];
+        let parked = members.sessions.iter().filter(|(_, m)| held.contains(&m.attachment));
+        let parked: Vec<u32> = parked.map(|(id, _)| *id).collect();
+        parked.into_iter().for_each(|id| members.set(id, Attachment::Attached));
     }
 
     /// No database serves any more.
@@ -307,6 +311,21 @@ impl Fleet {
         self.members().tally
     }
 
+    /// The databases that sessions are in.
+    pub fn databases(&self) -> Vec<String> {
+        let members = self.members();
+        let mut databases: Vec<String> =
+            members.sessions.values().map(|member| member.identity.database.clone()).collect();
+        databases.sort_unstable();
+        databases.dedup();
+        databases
+    }
+
+    /// Adds setting names that the sessions of a database are to be asked for.
+    pub fn learn_setting_names(&self, database: &str, names: &[String]) {
+        self.members().learn_setting_names(database, names);
+    }
+
     /// All sessions, oldest first.
     pub fn sessions(&self) -> Vec<SessionView> {
         let members = self.members();
@@ -329,64 +348,9 @@ impl Member {
     }
 }
 
-/// A session's own end of the fleet. Dropping it takes the session out.
-pub struct Membership {
-    fleet: Arc<Fleet>,
-    id: u32,
-    key: CancelKey,
-    doing: Arc<Mutex<Doing>>,
-}
-
 /// The fleet has as many sessions as it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Full;
-
-impl Fleet {
-    /// Takes a session in, detached. Returns its orders.
-    pub fn join(
-        self: &Arc<Self>,
-        identity: Identity,
-        secret: [u8; 32],
-        secret_length: usize,
-    ) -> Result<(Membership, mpsc::Receiver<Order>), Full> {
-        let (orders, received) = mpsc::channel(4);
-        let doing = Arc::new(Mutex::new(Doing::nothing()));
-        let mut members = self.members();
-        if members.sessions.len() >= self.limit {
-            return Err(Full);
-        }
-        let id = members.free_id();
-        let key = CancelKey { id, secret };
-        let member = Member {
-            key,
-            secret_length,
-            orders,
-            backend_id: None,
-            identity,
-            started: Instant::now(),
-            attachment: Attachment::Detached,
-            doing: Arc::clone(&doing),
-            visible: false,
-        };
-        members.counts[Attachment::Detached as usize] += 1;
-        members.sessions.insert(id, member);
-        Ok((Membership { fleet: Arc::clone(self), id, key, doing }, received))
-    }
-
-    /// Has the statement cancelled that a client names by its key; silently does nothing if the key is wrong.
-    /// Returns what resolves when the server was asked.
-    pub fn cancel(&self, claim: &CancelClaim) -> Option<oneshot::Receiver<()>> {
-        let members = self.members();
-        let member = members.sessions.get(&claim.id)?;
-        let expected = &member.key.secret[..member.secret_length];
-        if !bool::from(expected.ct_eq(&claim.secret)) {
-            return None;
-        }
-        let (done, asked) = oneshot::channel();
-        member.orders.try_send(Order::Cancel(done)).ok()?;
-        Some(asked)
-    }
-}
 
 impl Members {
     /// Ids rise, and start again where they began after the last one that fits a signed number.
@@ -398,106 +362,5 @@ impl Members {
                 return id;
             }
         }
-    }
-}
-
-impl Membership {
-    /// The session's connection id and cancel secret.
-    pub fn key(&self) -> CancelKey {
-        self.key
-    }
-
-    /// What the session watches.
-    pub fn gate(&self) -> Gate {
-        self.fleet.gate()
-    }
-
-    /// May the session have a backend now? If so it counts as attached from here on.
-    pub fn attach(&self) -> bool {
-        let mut members = self.fleet.members();
-        let visible = members.sessions.get(&self.id).is_some_and(|member| member.visible);
-        let allowed = match self.fleet.phase() {
-            Phase::Open => true,
-            Phase::Reattach => visible,
-            Phase::Down | Phase::Shut { .. } | Phase::LetGo | Phase::Closing => false,
-        };
-        if allowed {
-            members.set(self.id, Attachment::Attached);
-        }
-        allowed
-    }
-
-    /// The backend's process id, once it is logged in.
-    pub fn attached_to(&self, backend_id: u32) {
-        let mut members = self.fleet.members();
-        members.name_backend(self.id, Some(backend_id));
-        if let Some(member) = members.sessions.get_mut(&self.id) {
-            member.visible = false;
-        }
-        drop(members);
-        self.fleet.progress.notify_waiters();
-    }
-
-    /// The session has no backend any more. `visible`: it must be restored before anybody runs.
-    pub fn detach(&self, visible: bool) {
-        let mut members = self.fleet.members();
-        members.set(self.id, Attachment::Detached);
-        members.name_backend(self.id, None);
-        if let Some(member) = members.sessions.get_mut(&self.id) {
-            member.visible = visible;
-        }
-        drop(members);
-        self.fleet.progress.notify_waiters();
-    }
-
-    /// The session holds still for the hold of this round (or cannot be carried).
-    pub fn park(&self, round: u64, blocked: bool) {
-        let mut members = self.fleet.members();
-        let signal = self.fleet.signal.borrow().clone();
-        let current = signal.round == round && matches!(signal.phase, Phase::Shut { .. });
-        if current {
-            members.set(self.id, if blocked { Attachment::Blocked } else { Attachment::Parked });
-        }
-        drop(members);
-        self.fleet.progress.notify_waiters();
-    }
-
-    /// Adds to the tally of the change that is under way.
-    pub fn fared(&self, add: impl FnOnce(&mut Tally)) {
-        add(&mut self.fleet.members().tally);
-    }
-
-    /// Tells operators what the session is doing.
-    pub fn doing(&self, obstacle: Option<Obstacle>, statement: &[u8]) {
-        self.doing.lock().unwrap_or_else(PoisonError::into_inner).set(obstacle, statement);
-    }
-
-    /// The connection id behind a backend's process id.
-    pub fn name_of(&self, backend_id: u32) -> Option<u32> {
-        self.fleet.members().names.get(&backend_id).copied()
-    }
-
-    /// Shares setting names with the other sessions of a database and returns what they know.
-    pub fn share_setting_names(&self, database: &str, own: &[String]) -> Vec<String> {
-        let mut members = self.fleet.members();
-        let known = members.setting_names.entry(database.to_owned()).or_default();
-        for name in own {
-            if known.len() < MAX_SETTING_NAMES && !known.contains(name) {
-                known.push(name.clone());
-            }
-        }
-        known.clone()
-    }
-}
-
-impl Drop for Membership {
-    fn drop(&mut self) {
-        let mut members = self.fleet.members();
-        members.name_backend(self.id, None);
-        if let Some(member) = members.sessions.remove(&self.id) {
-            members.counts[member.attachment as usize] -= 1;
-        }
-        drop(members);
-        self.fleet.progress.notify_waiters();
     }
 }

@@ -229,7 +229,10 @@ impl<E: Engine> Porter<'_, E> {
             return Err(Turned::With(Farewell::UnknownCluster, RefusalReason::UnknownCluster));
         };
         let asked = Instant::now();
-        let account = cluster.admin.account(user).await;
+        let account = tokio::select! {
+            account = cluster.admin.account(user) => account,
+            () = gone(&mut self.stream, &mut self.input) => return Err(Turned::Away(None)),
+        };
         self.deadline += asked.elapsed();
         account.map_err(|_| Turned::With(Farewell::NotAvailable, RefusalReason::Unavailable))
     }
@@ -239,6 +242,19 @@ impl<E: Engine> Porter<'_, E> {
         self.stream.flush().await?;
         self.stream.shutdown().await
     }
+}
+
+/// Resolves when the client has left. What it sends meanwhile is kept for later.
+///
+/// # Cancel safety
+/// Safe: what was read is in `input`.
+async fn gone(stream: &mut ClientStream, input: &mut BytesMut) {
+    while input.len() <= MAX_UNREAD {
+        if !matches!(stream.read_buf(input).await, Ok(1..)) {
+            return;
+        }
+    }
+    std::future::pending::<()>().await;
 }
 
 /// Passes a cancel request on and waits until the server was asked, as a server would before it closes.
@@ -252,7 +268,7 @@ async fn cancel<E: Engine>(door: &Door<E>, claim: &CancelClaim) {
 }
 
 /// Gives a guest its first backend and lives the session.
-async fn open<E: Engine>(guest: Guest<E>, address: SocketAddr) {
+async fn open<E: Engine>(mut guest: Guest<E>, address: SocketAddr) {
     let (user, database) = E::describe(&guest.startup);
     let span = tracing::Span::current();
     span.record("cluster", &guest.cluster.name).record("user", user);
@@ -268,7 +284,11 @@ async fn open<E: Engine>(guest: Guest<E>, address: SocketAddr) {
         return guest.refuse(&message, RefusalReason::TooManySessions).await;
     };
     span.record("id", membership.key().id);
-    match attach::first_backend(&guest.cluster, &membership, &guest.startup, FIRST_BACKEND).await {
+    let first = tokio::select! {
+        first = attach::first_backend(&guest.cluster, &membership, &guest.startup, FIRST_BACKEND) => first,
+        () = gone(&mut guest.stream, &mut guest.input) => return,
+    };
+    match first {
         Ok((backend, era)) => guest.live(membership, orders, backend, era).await,
         Err(Some(BackendError::Dialogue(DialogueError::Refused { message, .. }))) => {
             guest.refuse(&message, RefusalReason::Unavailable).await;

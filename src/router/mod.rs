@@ -18,6 +18,7 @@ pub mod stream;
 pub mod tls;
 
 pub use crate::config::ForcedChange;
+pub use crate::engine::Obstacle;
 
 use crate::engine::Engine;
 use crate::telemetry::ClusterMetrics;

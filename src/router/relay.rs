@@ -113,6 +113,13 @@ pub struct Pump<'a, E: Engine> {
 pub async fn pump<E: Engine>(mut pump: Pump<'_, E>, manner: Manner) -> Event {
     // A gate that has opened lets go what it held.
     pump.client.held = false;
+    // What came with the last answer of a conversation of our own was not looked at yet.
+    if *pump.cleared == 0
+        && !pump.backend.input.is_empty()
+        && let Err(event) = pump.scan_backend()
+    {
+        return event;
+    }
     std::future::poll_fn(|cx| pump.poll(cx, manner)).await
 }
 
@@ -241,9 +248,14 @@ impl<E: Engine> Pump<'_, E> {
     }
 
     fn drained_of_farewell(&mut self, cx: &mut Context<'_>) -> Result<bool, Event> {
+        if *self.cleared > 0 {
+            // The client has not taken what came before; it will wake us.
+            return Ok(false);
+        }
         match poll_fill(cx, &mut self.backend.stream, &mut self.backend.input) {
             Poll::Ready(Ok(read)) if read > 0 => self.scan_backend().map(|()| true),
-            _ => Err(Event::BackendGone),
+            Poll::Pending => Ok(false),
+            Poll::Ready(_) => Err(Event::BackendGone),
         }
     }
 }

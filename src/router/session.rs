@@ -100,7 +100,7 @@ impl<E: Engine> Session<E> {
 
     /// Whole messages of the backend that were let past come first; in the middle of one nothing can be said.
     async fn say_farewell(&mut self, message: &[u8]) {
-        if !self.tracker.is_between_messages() {
+        if self.tracker.is_mid_answer() {
             return;
         }
         let cleared = std::mem::take(&mut self.cleared);
@@ -132,6 +132,7 @@ impl<E: Engine> Session<E> {
             Phase::Closing if self.tracker.is_quiet() && self.cleared == 0 => {
                 return Err(End::Told(Farewell::ShuttingDown));
             }
+            Phase::Open => self.rest.goes_on(),
             _ => {}
         }
         if self.lost.is_some() {
@@ -140,14 +141,11 @@ impl<E: Engine> Session<E> {
         if signal.phase == Phase::Open && !self.outlasting.is_empty() {
             return self.repeat_outlasting().await;
         }
-        self.rest.surveyed(signal.survey, self.tracker.drift(), self.tracker.is_quiet());
+        self.rest.surveyed(signal.survey, self.is_stale() && self.tracker.is_quiet());
         match self.wait(signal).await {
             Woken::Gate => Ok(()),
             Woken::Due => self.ring().await,
-            Woken::Order(Order::Cancel(done)) => {
-                self.cancel(done).await;
-                Ok(())
-            }
+            Woken::Order(Order::Cancel(done)) => self.cancel(done).await,
             Woken::Relay(Event::Reported) if signal.phase != Phase::Open => self.at_rest(signal).await,
             Woken::Relay(Event::Reported) if self.rest.survey_due() || self.rest.is_overdue() => {
                 self.look_at_itself().await
@@ -199,7 +197,7 @@ impl<E: Engine> Session<E> {
     }
 
     /// A client asks for its statement to be cancelled.
-    async fn cancel(&mut self, done: oneshot::Sender<()>) {
+    async fn cancel(&mut self, done: oneshot::Sender<()>) -> Result<(), End> {
         if let (Some(backend), true) = (&self.backend, self.tracker.is_running()) {
             let asked = backend.cancel();
             self.rest.cancelling(tokio::spawn(async move {
@@ -207,12 +205,14 @@ impl<E: Engine> Session<E> {
                 // The client that asked may have left.
                 let _ = done.send(());
             }));
-            return;
+            return Ok(());
         }
         // A request that waits at the gate was never run; at rest there is nothing to cancel.
         let mut answer = BytesMut::new();
-        if self.client.from.cleared == 0 && E::cancel_held(&mut self.client.from.bytes, &mut answer) {
-            self.tell(&answer).await;
+        let between = self.cleared == 0 && !self.tracker.is_mid_answer() && self.client.from.cleared == 0;
+        if between && E::cancel_held(&mut self.client.from.bytes, &mut answer) && !self.tell(&answer).await {
+            return Err(End::Client);
         }
+        Ok(())
     }
 }

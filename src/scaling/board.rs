@@ -181,7 +181,7 @@ fn session_row(view: &SessionView) -> SessionRow {
 
 /// A session's state in one word.
 pub fn state(view: &SessionView) -> &'static str {
-    use crate::engine::Obstacle;
+    use crate::router::Obstacle;
     match (view.attachment, view.doing.obstacle) {
         (Attachment::Detached, _) => "detached",
         (Attachment::Parked | Attachment::Blocked, _) => "held",

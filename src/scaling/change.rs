@@ -160,7 +160,10 @@ impl Driver {
         let (hold, shut, outcome) = match found {
             Found::Point(hold, shut) => (hold, shut, Outcome::Scaled),
             Found::Forced(hold, shut) => (hold, shut, Outcome::Forced),
-            Found::Nothing => return Ok(Outcome::RolledBack),
+            Found::Nothing => {
+                self.provider.dismiss();
+                return Ok(Outcome::RolledBack);
+            }
             Found::Died => return Err("the database ended before a scaling point was found".to_owned()),
         };
         times.hold = shut.elapsed();
@@ -204,12 +207,17 @@ impl Driver {
             if old.exited.borrow().is_some() {
                 return Found::Died;
             }
+            if *self.stopping.borrow() {
+                *obstacles = self.board.obstacles();
+                return Found::Nothing;
+            }
             let progress = self.fleet.progress();
             match search.next(started.elapsed(), self.view()) {
                 Next::Hold => {
                     if flushed.is_none_or(|at| at.elapsed() > FLUSHED) {
                         let left = deadline.saturating_sub(started.elapsed());
                         self.flush(left.min(FLUSH)).await;
+                        self.maintenance.study().await;
                         self.survey().await;
                         // What clients have written since is written by the stop while they wait: as little as can be.
                         let left = deadline.saturating_sub(started.elapsed());

@@ -9,7 +9,7 @@ use super::board::{Board, state};
 use super::control_plane::{ControlPlane, Refusal, ScaleRequest};
 use super::report::{ClusterState, ClusterStatus, Event, Outcome, ScaleReport, SessionCounts, SessionRow};
 use crate::config::ClusterConfig;
-use crate::engine::Obstacle;
+use crate::router::Obstacle;
 use crate::telemetry::Metrics;
 
 /// A change that a driver is asked for.

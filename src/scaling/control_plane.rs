@@ -1,7 +1,5 @@
 //! What operators may ask of the clusters. The API knows only this; the clusters' drivers stand behind it.
 
-use std::time::Duration;
-
 use async_trait::async_trait;
 use serde::Serialize;
 use tokio::sync::broadcast;
@@ -9,13 +7,7 @@ use tokio::sync::broadcast;
 use super::report::{ClusterStatus, Event, ScaleReport, SessionRow};
 use crate::config::{Ladder, TimeoutAction};
 
-/// Shortest search for a scaling point that a manual change may ask for, seconds (`ModifyCurrentDBClusterCapacity`).
-pub const LEAST_SECONDS_BEFORE_TIMEOUT: u32 = 10;
-/// Longest search for a scaling point, seconds.
-pub const MOST_SECONDS_BEFORE_TIMEOUT: u32 = 600;
-
-/// What a change may take beyond the search for a scaling point: launch, hand over, and falling back.
-pub const CHANGE_MARGIN: Duration = Duration::from_secs(300);
+pub use super::report::{CHANGE_MARGIN, LEAST_SECONDS_BEFORE_TIMEOUT, MOST_SECONDS_BEFORE_TIMEOUT};
 
 /// A manual change of capacity.
 #[derive(Debug, Clone, PartialEq, Eq)]

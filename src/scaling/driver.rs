@@ -38,6 +38,8 @@ const STOP: Duration = Duration::from_secs(60);
 pub trait Maintenance: Send + Sync {
     /// Writes dirty data to disk.
     async fn flush(&self) -> Result<(), String>;
+    /// Finds out what sessions may be made of besides what they were seen to use.
+    async fn study(&self);
     /// Makes what the configuration names and the volume lacks.
     async fn complete(&self) -> Result<(), String>;
 }
@@ -62,6 +64,8 @@ pub struct Driver {
     pub capacity: u32,
     /// The instance that serves.
     pub instance: Option<Instance>,
+    /// Turns true when the process is to end.
+    pub stopping: watch::Receiver<bool>,
 }
 
 /// What wakes the driver.
@@ -103,13 +107,9 @@ impl Driver {
         }
     }
 
-    /// Runs the cluster until `stop` turns true; then lets sessions end for `grace` and stops the database.
-    pub async fn run(
-        mut self,
-        mut asks: mpsc::Receiver<Asked>,
-        mut stop: watch::Receiver<bool>,
-        grace: Duration,
-    ) {
+    /// Runs the cluster until the process is to end; then lets sessions end for `grace` and stops the database.
+    pub async fn run(mut self, mut asks: mpsc::Receiver<Asked>, grace: Duration) {
+        let mut stop = self.stopping.clone();
         loop {
             match self.wait(&mut asks, &mut stop).await {
                 Woken::Asked(asked) => self.asked(asked).await,
@@ -123,6 +123,9 @@ impl Driver {
     }
 
     async fn wait(&mut self, asks: &mut mpsc::Receiver<Asked>, stop: &mut watch::Receiver<bool>) -> Woken {
+        if *stop.borrow() {
+            return Woken::Stop;
+        }
         let Some(instance) = &mut self.instance else {
             return Woken::Died("it could not be started".to_owned());
         };

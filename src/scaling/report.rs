@@ -3,11 +3,21 @@
 //! The names are the published interface. Fields are added freely; none is renamed. Every field that was added later
 //! has a default, so that an older or newer counterpart still understands the rest.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 mod event;
 
 pub use event::{Event, RdsEvent, rfc3339_utc};
+
+/// Shortest search for a scaling point that a manual change may ask for, seconds (`ModifyCurrentDBClusterCapacity`).
+pub const LEAST_SECONDS_BEFORE_TIMEOUT: u32 = 10;
+/// Longest search for a scaling point, seconds.
+pub const MOST_SECONDS_BEFORE_TIMEOUT: u32 = 600;
+
+/// What a change may take beyond the search for a scaling point: launch, hand over, and falling back.
+pub const CHANGE_MARGIN: Duration = Duration::from_secs(300);
 
 /// How a capacity change ended, and what it was like for the clients.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

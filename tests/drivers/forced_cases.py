@@ -7,6 +7,7 @@ or "closed"), and goes on when the change is done. All cases of one mode live th
 import asyncio
 import struct
 import threading
+import time
 
 from rawpg import Raw
 
@@ -147,9 +148,7 @@ class World:
 
     def wire(self):
         server = self.server
-        wire = Wire(
-            host="127.0.0.1", port=server.port, user="master", password=server.password, dbname=server.database
-        )
+        wire = Wire(host="127.0.0.1", port=server.port, user="master", password=server.password, dbname=server.database)
         self.wires.append(wire)
         return wire
 
@@ -171,10 +170,9 @@ class World:
 
     def until_running(self, mark, count=1):
         """Waits until statements with this mark in their text run."""
-        import time
-
         end = time.monotonic() + 20
-        running = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE %s AND pid <> pg_backend_pid()"
+        running = """SELECT count(*) FROM pg_stat_activity
+            WHERE state = 'active' AND query LIKE %s AND pid <> pg_backend_pid()"""
         while self.observer.execute(running, [f"%{mark}%"]).fetchone()[0] < count:
             assert time.monotonic() < end, f"{mark} does not run"
             time.sleep(0.02)

@@ -76,7 +76,7 @@ class Ledger:
         self.running = False
         for thread in self.threads:
             thread.join(60)
-            assert not thread.is_alive(), "a client hangs"
+            assert not thread.is_alive(), f"a client hangs: {self.server.sessions()}"
 
     def write(self, number):
         connection = None
@@ -142,7 +142,7 @@ def test_the_router_killed_at_any_moment(serve):
     ledger = Ledger(server)
     chance = random.Random(5)
     moments = []
-    for _ in range(ROUNDS):
+    for number in range(ROUNDS):
         ledger.start()
         wait_until(lambda: len(ledger.acknowledged) > 20, "writes")
         to = other_capacity(server)
@@ -155,7 +155,12 @@ def test_the_router_killed_at_any_moment(serve):
             )
         )
         scaling.start()
-        time.sleep(chance.uniform(0.02, 0.45))
+        if number % 2:
+            # The point of no return is passed.
+            wait_until(lambda: postmasters(server) != before, "the hand-over")
+            time.sleep(chance.uniform(0.0, 0.05))
+        else:
+            time.sleep(chance.uniform(0.02, 0.3))
         server.kill()
         now = postmasters(server)
         assert len(now) <= 1
@@ -197,3 +202,362 @@ def test_the_database_killed_at_any_moment_of_a_change(serve):
     one_writer(server)
     ledger.check()
     clean_log(server)
+
+
+@pytest.fixture(scope="module")
+def shared(serve_module):
+    server = serve_module("15", cluster="start_timeout_seconds = 3\nstop_timeout_seconds = 3")
+    with server.connect() as connection:
+        connection.execute("CREATE TABLE t (id int, note text)")
+        # A COMMIT that takes as long as a test needs.
+        connection.execute("CREATE TABLE slow (id int)")
+        connection.execute(
+            "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(60); RETURN NULL; END $$"
+        )
+        connection.execute(
+            "CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON slow DEFERRABLE INITIALLY DEFERRED"
+            " FOR EACH ROW EXECUTE FUNCTION wait()"
+        )
+    return server
+
+
+def settle(server):
+    """Until every session at rest has been looked at: what the router knows of it is then what it is."""
+    # Sessions look at themselves shortly after they come to rest, but not more often than every second.
+    time.sleep(1.5)
+
+
+class Rich:
+    """A session with everything that must outlive its server."""
+
+    def __init__(self, server, key):
+        self.server, self.key = server, key
+        self.connection = server.connect()
+        self.connection.execute("SET work_mem = '7MB'")
+        self.connection.execute("SET my.own = 'thing'")
+        self.connection.execute("PREPARE p (int) AS SELECT $1 + 1")
+        self.connection.execute("LISTEN news")
+        self.connection.execute("SELECT pg_advisory_lock(%s)", (key,))
+        self.backend = self.ask("SELECT pg_backend_pid()")
+
+    def ask(self, *statement):
+        return self.connection.execute(*statement).fetchone()[0]
+
+    def check(self):
+        # The lock was restored before anybody could take it.
+        with self.server.connect() as other:
+            assert other.execute("SELECT pg_try_advisory_lock(%s)", (self.key,)).fetchone() == (False,)
+            other.execute("NOTIFY news, 'hello'")
+        assert self.ask("SHOW work_mem") == "7MB"
+        assert self.ask("SHOW my.own") == "thing"
+        assert self.ask("EXECUTE p (41)") == 42
+        assert [note.payload for note in self.connection.notifies(timeout=10, stop_after=1)] == ["hello"]
+        self.connection.close()
+
+
+def process_of(connection):
+    return connection.execute("SELECT pg_backend_pid()").fetchone()[0]
+
+
+def kill_postmaster(server, _process=None):
+    os.kill(server.status()["backend_pid"], signal.SIGKILL)
+
+
+def kill_one_process(_server, process):
+    """The server ends all its sessions and starts anew; its main process stays."""
+    os.kill(process, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("kill", [kill_postmaster, kill_one_process])
+def test_sessions_outlive_a_crash_of_their_database(shared, kill):
+    rich = Rich(shared, len(kill.__name__))
+    plain = shared.connect()
+    process = process_of(plain)
+    temporary = shared.connect()
+    temporary.execute("CREATE TEMPORARY TABLE mine (id int)")
+    open_one = shared.connect(autocommit=False)
+    open_one.execute("INSERT INTO t VALUES (1, 'lost')")
+    failed = shared.connect(autocommit=False)
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        failed.execute("SELECT 1 / 0")
+    in_statement = shared.connect(autocommit=False)
+    in_statement.execute("INSERT INTO t VALUES (2, 'lost')")
+    outside = shared.connect()
+    committing = shared.connect(autocommit=False)
+    committing.execute("INSERT INTO slow VALUES (1)")
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        running = pool.submit(in_statement.execute, "SELECT pg_sleep(60)")
+        alone = pool.submit(outside.execute, "SELECT pg_sleep(60)")
+        commit = pool.submit(committing.commit)
+        settle(shared)
+        kill(shared, process)
+
+        # A transaction that certainly did not commit: the session goes on.
+        with pytest.raises(psycopg.errors.SerializationFailure):
+            running.result(30)
+        # Nobody knows.
+        with pytest.raises(psycopg.errors.TransactionResolutionUnknown):
+            commit.result(30)
+        with pytest.raises(psycopg.errors.StatementCompletionUnknown):
+            alone.result(30)
+    assert committing.closed and outside.closed
+    with pytest.raises(psycopg.OperationalError, match="session state was lost with the server: .*temporary table"):
+        temporary.execute("SELECT 1")
+    assert temporary.closed
+
+    rich.check()
+    assert plain.execute("SELECT 1").fetchone() == (1,)
+    with pytest.raises(psycopg.errors.SerializationFailure):
+        open_one.execute("SELECT 1")
+    with pytest.raises(psycopg.errors.InFailedSqlTransaction):
+        failed.execute("SELECT 1")
+    for session in (open_one, failed, in_statement):
+        assert session.info.transaction_status == TransactionStatus.INERROR
+        session.rollback()
+        assert session.execute("SELECT count(*) FROM t WHERE note = 'lost'").fetchone() == (0,)
+        session.commit()
+        session.close()
+    plain.close()
+    wait_until(lambda: shared.status()["state"] == "available", "available")
+    one_writer(shared)
+    clean_log(shared)
+
+
+def test_a_crash_after_a_change_is_told_as_any_other(shared):
+    """A session that was carried by a change, and runs a statement that outlives its server for a while."""
+    running, waiting = shared.connect(autocommit=False), shared.connect(autocommit=False)
+    shared.swap()
+    running.execute("INSERT INTO t VALUES (3, 'lost')")
+    waiting.execute("INSERT INTO t VALUES (4, 'lost')")
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        # It never looks up, so it does not notice that the server is gone; the router notices first.
+        counted = pool.submit(running.execute, "SELECT count(*) FROM generate_series(1, 1000000000)")
+        wait_until(lambda: "statement_in_progress" in [s["obstacle"] for s in shared.sessions()], "it runs")
+        kill_postmaster(shared)
+        with pytest.raises(psycopg.errors.SerializationFailure):
+            counted.result(30)
+    with pytest.raises(psycopg.errors.SerializationFailure):
+        waiting.execute("SELECT 1")
+    for session in (running, waiting):
+        session.rollback()
+        assert session.execute("SELECT count(*) FROM t WHERE note = 'lost'").fetchone() == (0,)
+        session.close()
+    one_writer(shared)
+
+
+def test_a_long_statement_after_the_loss_is_answered(shared):
+    session = shared.connect(autocommit=False)
+    session.execute("INSERT INTO t VALUES (1, 'lost')")
+    settle(shared)
+    before = shared.status()["backend_pid"]
+    kill_postmaster(shared)
+    # What is under way when the database dies is another matter.
+    wait_until(lambda: shared.status()["backend_pid"] not in (None, before), "another database")
+    with pytest.raises(psycopg.errors.SerializationFailure):
+        session.execute("INSERT INTO t VALUES (2, %s)", ("x" * 1_000_000,))
+    with pytest.raises(psycopg.errors.InFailedSqlTransaction):
+        session.execute("SELECT %s::text", ("x" * 1_000_000,))
+    session.rollback()
+    assert session.execute("SELECT count(*) FROM t WHERE note = 'lost'").fetchone() == (0,)
+    session.close()
+
+
+def test_a_session_that_is_terminated_alone_is_told_so(shared):
+    one, other = shared.connect(), shared.connect()
+    number = process_of(one)
+    before = shared.status()["backend_pid"]
+    assert other.execute("SELECT pg_terminate_backend(%s)", (number,)).fetchone() == (True,)
+    with pytest.raises(psycopg.errors.AdminShutdown, match="terminating connection due to administrator command"):
+        one.execute("SELECT 1")
+    assert one.closed
+    assert other.execute("SELECT 1").fetchone() == (1,)
+    assert shared.status()["backend_pid"] == before
+    other.close()
+    clean_log(shared)
+
+
+class Switched:
+    """A folder of server programs whose `postgres` can be told to fail."""
+
+    REAL = "exec {real} \"$@\""
+    FAILURES = {
+        "ends": "echo 'FATAL:  told to fail' >&2; exit 1",
+        "hangs": "exec sleep 600",
+    }
+
+    def __init__(self, folder, version="15"):
+        self.folder = folder / "programs"
+        self.folder.mkdir()
+        real = pathlib.Path(server_folder(version))
+        for program in real.iterdir():
+            if program.name != "postgres":
+                (self.folder / program.name).symlink_to(program)
+        self.real = real / "postgres"
+        self.program = self.folder / "postgres"
+        self.write(self.REAL)
+
+    def write(self, body):
+        fresh = self.folder / "postgres.new"
+        fresh.write_text("#!/bin/sh\n" + body.format(real=self.real) + "\n")
+        fresh.chmod(0o755)
+        fresh.rename(self.program)
+
+    def fail(self, how, capacity):
+        """Only starts with this capacity fail, so that the old one can come back."""
+        # A quarter of the memory (256 MiB for each unit) is the server's cache, and that is on its command line.
+        cache = f"shared_buffers={capacity * 256 // 4 * 1024}kB"
+        self.write(f'case "$*" in *{cache}*) {self.FAILURES[how]} ;; esac\n{self.REAL}')
+
+
+def use_programs(server, folder):
+    text = server.config.read_text()
+    server.config.write_text(re.sub(r'^server = ".*"$', f'server = "{folder}"', text, flags=re.MULTILINE))
+
+
+@contextlib.contextmanager
+def ended(server):
+    """Ends a server that was set up by hand; its database must end with it."""
+    try:
+        yield server
+        server.stop()
+    except BaseException:
+        print(server.log())
+        raise
+    finally:
+        server.end()
+        server.remove()
+
+
+def test_a_new_capacity_that_never_gets_ready_is_given_up():
+    server = Server("15", cluster="start_timeout_seconds = 3")
+    programs = Switched(server.folder)
+    use_programs(server, programs.folder)
+    with ended(server.start()):
+        rich = Rich(server, 1)
+        ledger = Ledger(server, writers=2)
+        settle(server)
+        ledger.start()
+        for how, words in (("ends", "told to fail"), ("hangs", "not ready after 3 s")):
+            programs.fail(how, 4)
+            report = server.scale(4, exits=(1,))
+            assert report["outcome"] == "failed" and words in report["error"], report
+            # Whoever was there is there.
+            assert report["sessions"] == {"carried": 3, "aborted": 0, "closed": 0}
+            assert server.status()["capacity"] == 2 and server.status()["state"] == "available"
+            one_writer(server)
+            seen = len(ledger.acknowledged)
+            wait_until(lambda: len(ledger.acknowledged) > seen + 20, "writes after it")
+        programs.write(programs.REAL)
+        assert server.scale(4)["outcome"] == "scaled"
+        ledger.stop()
+        assert not ledger.failures
+        ledger.check()
+        rich.check()
+        clean_log(server)
+
+
+def test_a_new_database_killed_while_it_starts(serve):
+    server = serve("15")
+    rich = Rich(server, 1)
+    ledger = Ledger(server, writers=2)
+    settle(server)
+    ledger.start()
+    outcomes = []
+    for _ in range(4):
+        old = postmasters(server)
+        change = scale_in_background(server, other_capacity(server))
+        new = wait_until(lambda: change.done() or set(postmasters(server)) - set(old), "a new database")
+        with contextlib.suppress(ProcessLookupError, TypeError):
+            for pid in new:
+                os.kill(pid, signal.SIGKILL)
+        outcomes.append(change.result(60)["outcome"])
+        wait_until(lambda: server.status()["state"] == "available", "a database again")
+        wait_until(lambda: len(postmasters(server)) == 1, "one database")
+        seen = len(ledger.acknowledged)
+        wait_until(lambda: len(ledger.acknowledged) > seen + 20, "writes after it")
+    ledger.stop()
+    print(outcomes)
+    assert set(outcomes) <= {"failed", "scaled"}
+    ledger.check()
+    rich.check()
+    one_writer(server)
+    clean_log(server)
+
+
+@contextlib.contextmanager
+def small_disk(folder, size):
+    folder.mkdir(mode=0o755)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=0755", "tmpfs", str(folder)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_disk_loses_nothing():
+    server = Server("15", parameters={"max_wal_size": "64MB", "min_wal_size": "32MB"})
+    filler = server.data_dir / "filler"
+    with small_disk(server.data_dir, "200m"), ended(server.start()):
+        rich = Rich(server, 1)
+        ledger = Ledger(server, writers=2)
+        ledger.start()
+        wait_until(lambda: len(ledger.acknowledged) > 20, "writes")
+        ledger.stop()
+        settle(server)
+        with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(65536))
+        # The change is refused before anything is touched; whoever reads goes on reading.
+        before = server.status()["backend_pid"]
+        report = server.scale(4, exits=(1,))
+        assert report["outcome"] == "failed" and "the disk is full" in report["error"], report
+        assert server.status()["backend_pid"] == before
+        assert rich.ask("SELECT count(*) FROM ledger") >= len(ledger.acknowledged)
+        with server.connect() as connection, pytest.raises(psycopg.errors.DiskFull):
+            connection.execute("CREATE TABLE big AS SELECT repeat('x', 500) FROM generate_series(1, 100000)")
+        # Even if its database dies now and cannot be started, nothing is lost.
+        kill_postmaster(server)
+        filler.unlink()
+        wait_until(lambda: server.status()["state"] == "available", "a database again")
+        ledger.check()
+        rich.check()
+        assert server.scale(4)["outcome"] == "scaled"
+        ledger.check()
+        one_writer(server)
+
+
+def test_a_server_that_hangs_is_replaced(shared):
+    rich = Rich(shared, 100)
+    settle(shared)
+    process = shared.status()["backend_pid"]
+    os.kill(process, signal.SIGSTOP)
+    try:
+        report = shared.scale(other_capacity(shared))
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGCONT)
+    assert report["outcome"] == "scaled" and report["sessions"] == {"carried": 1, "aborted": 0, "closed": 0}
+    rich.check()
+    one_writer(shared)
+    clean_log(shared)
+
+
+def test_a_session_that_hangs_in_a_hold_costs_the_change(shared):
+    """It would have to be asked for its state, and does not answer."""
+    rich = Rich(shared, 101)
+    other = shared.connect()
+    process = process_of(rich.connection)
+    os.kill(process, signal.SIGSTOP)
+    try:
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            change = pool.submit(shared.scale, other_capacity(shared), seconds=10, action="rollback", exits=(3,))
+            while not change.done():
+                # Nobody waits longer than one hold for somebody else.
+                assert other.execute("SELECT 1").fetchone() == (1,)
+            assert change.result()["outcome"] == "rolled_back"
+    finally:
+        os.kill(process, signal.SIGCONT)
+    other.close()
+    rich.check()
+    one_writer(shared)
+    clean_log(shared)

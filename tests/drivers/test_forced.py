@@ -99,7 +99,16 @@ GENTLE.add("lost, function call", lost(message("F", bytes(12)), E40001, ZE))
 GENTLE.add("lost, a long statement", lost(query(f"SELECT '{'x' * 400_000}'"), E40001, ZE))
 GENTLE.add(
     "lost, a pipeline with a COMMIT of its own",
-    lost(extended("INSERT INTO believed VALUES ('lost: piped')") + extended("COMMIT"), E40001, ZE, PARSED, BOUND, NO_DATA, E40001, ZI),
+    lost(
+        extended("INSERT INTO believed VALUES ('lost: piped')") + extended("COMMIT"),
+        E40001,
+        ZE,
+        PARSED,
+        BOUND,
+        NO_DATA,
+        E40001,
+        ZI,
+    ),
 )
 GENTLE.add(
     "lost, a pipeline in one segment",
@@ -123,8 +132,18 @@ def then(*answers):
     return case
 
 
-GENTLE.add("failed, ROLLBACK TO", then(("ROLLBACK TO s", (E40001, ZE)), ("INSERT INTO believed VALUES ('lost: revived')", (E25P02, ZE)), ("COMMIT", (E40001, ZI))))
-GENTLE.add("failed, statements, ROLLBACK", then(("SELECT 1", (E25P02, ZE)), ("SELECT 1", (E25P02, ZE)), ("ROLLBACK", (ROLLBACK, ZI))))
+GENTLE.add(
+    "failed, ROLLBACK TO",
+    then(
+        ("ROLLBACK TO s", (E40001, ZE)),
+        ("INSERT INTO believed VALUES ('lost: revived')", (E25P02, ZE)),
+        ("COMMIT", (E40001, ZI)),
+    ),
+)
+GENTLE.add(
+    "failed, statements, ROLLBACK",
+    then(("SELECT 1", (E25P02, ZE)), ("SELECT 1", (E25P02, ZE)), ("ROLLBACK", (ROLLBACK, ZI))),
+)
 GENTLE.add("failed, COMMIT AND CHAIN", then(("COMMIT AND CHAIN", (E40001, ZI))))
 
 
@@ -183,7 +202,9 @@ GENTLE.add("lost, prepared ROLLBACK", prepared_before("ROLLBACK", BOUND, ROLLBAC
 @GENTLE.case
 def lost_prepared_insert_then_prepared_commit(world, name):
     wire = world.wire()
-    wire.ask(parse("c", "COMMIT") + parse("i", "INSERT INTO believed VALUES ('lost: prepared')") + SYNC, PARSED, PARSED, ZI)
+    wire.ask(
+        parse("c", "COMMIT") + parse("i", "INSERT INTO believed VALUES ('lost: prepared')") + SYNC, PARSED, PARSED, ZI
+    )
     wire.done("BEGIN")
     wire.ask(prepared("i"), BOUND, b"C\0\0\0\x0fINSERT 0 1\0", ZT)
     yield "aborted"
@@ -295,14 +316,20 @@ BEGUN = ["BEGIN", "INSERT INTO believed VALUES ('lost: before')"]
 for cast in (GENTLE, CLOSE):
     cast.add("running", in_flight(query, expected=["57014", "ZI"], fate="carried"))
     cast.add("running, extended", in_flight(extended, expected=["1", "2", "n", "57014", "ZI"], fate="carried"))
-GENTLE.add("running in a transaction", in_flight(query, opening=BEGUN, expected=["57014", "ZE"], fate="aborted", ending=commit_is_refused))
-GENTLE.add("running in a transaction, extended", in_flight(extended, opening=BEGUN, expected=["1", "2", "n", "57014", "ZE"], fate="aborted", ending=commit_is_refused))
-CLOSE.add("running in a transaction", in_flight(query, opening=BEGUN, expected=["57014", "ZE"], fate="closed", ending=told_and_closed))
-
-
-def piped_in_a_transaction(world, wire):
-    """The COMMIT was sent before the change; nobody lets the server answer it with the tag ROLLBACK."""
-    wire.expect(PARSED, BOUND, NO_DATA, E40001, ZI)
+GENTLE.add(
+    "running in a transaction",
+    in_flight(query, opening=BEGUN, expected=["57014", "ZE"], fate="aborted", ending=commit_is_refused),
+)
+GENTLE.add(
+    "running in a transaction, extended",
+    in_flight(
+        extended, opening=BEGUN, expected=["1", "2", "n", "57014", "ZE"], fate="aborted", ending=commit_is_refused
+    ),
+)
+CLOSE.add(
+    "running in a transaction",
+    in_flight(query, opening=BEGUN, expected=["57014", "ZE"], fate="closed", ending=told_and_closed),
+)
 
 
 def pipeline(world, name):
@@ -330,7 +357,7 @@ CLOSE.case(pipeline)
 
 
 @GENTLE.case
-def cancelled_to_the_last_of_a_pipeline(world, name):
+def pipeline_with_a_commit_on_its_way(world, name):
     """BEGIN, a statement that runs, and a COMMIT on its way: it cannot be known what a cancel request would hit."""
     wire = world.wire()
     mark = f"mark{len(world.wires)}"
@@ -381,6 +408,58 @@ def copy_in_in_a_transaction(world, name):
     world.goes_on(wire, name)
 
 
+def extended_copy_in(opening, fate, *rest):
+    """The server discards everything up to the Sync, which has not come; that, too, is carried."""
+
+    def case(world, name):
+        wire = world.wire()
+        for sql in opening:
+            wire.done(sql)
+        wire.send(parse("", "COPY believed FROM STDIN") + bind() + EXECUTE + SYNC)
+        assert [wire.read()[0] for _ in range(3)] == ["1", "2", "G"]
+        wire.send(message("d", b"lost: copied\n"))
+        yield fate
+        kind, body = wire.read()
+        assert kind == "E" and b"\0C57014\0" in body
+        wire.silent()
+        wire.ask(message("d", b"lost: copied too\n") + message("c") + SYNC, *rest)
+        if fate == "aborted":
+            wire.ask(query("COMMIT"), E40001, ZI)
+        world.goes_on(wire, name)
+
+    return case
+
+
+GENTLE.add("extended copy in", extended_copy_in([], "carried", ZI))
+CLOSE.add("extended copy in", extended_copy_in([], "carried", ZI))
+GENTLE.add("extended copy in in a transaction", extended_copy_in(["BEGIN"], "aborted", ZE))
+
+
+def failed_before_sync(opening, fate, rest):
+    def case(world, name):
+        wire = world.wire()
+        for sql in opening:
+            wire.done(sql)
+        wire.send(parse("", "SELECT 1/0") + bind() + EXECUTE + FLUSH)
+        kinds = []
+        while not kinds or kinds[-1] != "E":
+            kinds.append(wire.read()[0])
+        wire.send(parse("", "INSERT INTO believed VALUES ('lost: skipped')") + FLUSH)
+        yield fate
+        wire.silent()
+        wire.ask(bind() + EXECUTE + SYNC, rest)
+        if fate == "aborted":
+            wire.ask(query("COMMIT"), E40001, ZI)
+        world.goes_on(wire, name)
+
+    return case
+
+
+GENTLE.add("failed before Sync", failed_before_sync([], "carried", ZI))
+CLOSE.add("failed before Sync", failed_before_sync([], "carried", ZI))
+GENTLE.add("failed before Sync in a transaction", failed_before_sync(["BEGIN"], "aborted", ZE))
+
+
 def copy_in_full_flow(world, name):
     """The client goes on sending, and the change may find it in the middle of a message."""
     wire = copying(world, name)
@@ -410,7 +489,11 @@ CLOSE.case(copy_in_full_flow)
 def copy_out(world, name):
     wire = world.wire()
     mark = f"mark{len(world.wires)}"
-    wire.send(query(f"COPY (SELECT i, CASE WHEN i > 2 THEN pg_sleep(600) END FROM generate_series(1, 5) AS {mark}(i)) TO STDOUT"))
+    wire.send(
+        query(
+            f"COPY (SELECT i, CASE WHEN i > 2 THEN pg_sleep(600) END FROM generate_series(1, 5) AS {mark}(i)) TO STDOUT"
+        )
+    )
     world.until_running(mark)
     yield "carried"
     assert wire.kinds_until_ready() == ["H", "d", "d", "57014", "ZI"]
@@ -457,7 +540,10 @@ def at_rest_and_closed(*opening):
 for cast in (GENTLE, CLOSE):
     cast.add("temporary table", at_rest_and_closed("CREATE TEMP TABLE own (a int)"))
     cast.add("cursor with hold", at_rest_and_closed("DECLARE held CURSOR WITH HOLD FOR SELECT 1"))
-GENTLE.add("temporary table behind a transaction", at_rest_and_closed("CREATE TEMP TABLE own (a int)", "BEGIN", "INSERT INTO believed VALUES ('lost: with a table')"))
+GENTLE.add(
+    "temporary table behind a transaction",
+    at_rest_and_closed("CREATE TEMP TABLE own (a int)", "BEGIN", "INSERT INTO believed VALUES ('lost: with a table')"),
+)
 CLOSE.add("idle in transaction", at_rest_and_closed("BEGIN", "INSERT INTO believed VALUES ('lost: open')"))
 
 
@@ -486,7 +572,12 @@ def without_sync(opening, farewell, status):
         wire = world.wire()
         for sql in opening:
             wire.done(sql)
-        wire.ask(parse("", "INSERT INTO believed VALUES ('lost: not synced')") + bind() + EXECUTE + FLUSH, PARSED, BOUND, b"C\0\0\0\x0fINSERT 0 1\0")
+        wire.ask(
+            parse("", "INSERT INTO believed VALUES ('lost: not synced')") + bind() + EXECUTE + FLUSH,
+            PARSED,
+            BOUND,
+            b"C\0\0\0\x0fINSERT 0 1\0",
+        )
         yield "closed"
         wire.expect(farewell)
         wire.over()
@@ -798,7 +889,9 @@ def asyncpg_savepoint(world, name):
 @GENTLE.case
 def asyncpg_running(world, name):
     connection, transaction = asyncpg_in_transaction(world, name)
-    running = world.begin(connection.execute("INSERT INTO believed SELECT $1 FROM pg_sleep(600) AS asyncpgruns", "lost: run"))
+    running = world.begin(
+        connection.execute("INSERT INTO believed SELECT $1 FROM pg_sleep(600) AS asyncpgruns", "lost: run")
+    )
     world.until_running("asyncpgruns")
     yield "aborted"
     with pytest.raises(asyncpg.QueryCanceledError):
@@ -915,7 +1008,11 @@ def test_rolled_back_change_is_not_noticed(serve):
     report = server.scale(8, seconds=10, action="rollback", exits=(3,))
     assert report["outcome"] == "rolled_back"
     assert report["sessions"] == {"carried": 0, "aborted": 0, "closed": 0}
-    assert {row["reason"] for row in report["obstacles"]} == {"open_transaction", "statement_in_progress", "temporary_table"}
+    assert {row["reason"] for row in report["obstacles"]} == {
+        "open_transaction",
+        "statement_in_progress",
+        "temporary_table",
+    }
     for wire in (open_one, failed_one, owner, lister):
         wire.silent()
     assert busy.kinds_until_ready() == ["T", "D", "C", "ZI"]

@@ -136,7 +136,7 @@ pub(super) async fn check_reach(site: &Site, folder: &Path) -> Result<(), Comput
 }
 
 /// Refuses to touch a running server whose volume is full: it may still read, and one that is started there may not.
-pub fn check_room(volume: &Path) -> Result<(), ComputeError> {
+pub(super) fn check_room(volume: &Path) -> Result<(), ComputeError> {
     let found = statvfs(volume).map_err(|error| ComputeError::Io {
         what: format!("looking for room on {}", volume.display()),
         source: error.into(),

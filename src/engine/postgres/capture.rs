@@ -16,11 +16,11 @@ use bytes::{Bytes, BytesMut};
 use super::introspection::{self, Reading, block};
 use super::log_in::{refused, unexpected};
 use super::message::{self, Message, error_field};
-use super::state::{SequenceValue, State};
+use super::state::{Prepared, SequenceValue, State};
 use crate::engine::{Captured, Dialogue, DialogueError, Obstacle};
 
-/// The longest row that is read: a prepared statement of this size blocks.
-const MAX_ROW: usize = 16 * 1024 * 1024;
+/// The longest row that is read: a text of the greatest length, and the names and types beside it.
+const MAX_ROW: usize = introspection::LONGEST_TEXT + 8 * 1024 * 1024;
 /// How often the question is mended and asked again.
 const MAX_ATTEMPTS: u32 = 6;
 /// Prefix of the router's own statement names, followed by a nonce.
@@ -51,8 +51,8 @@ pub struct Question {
     pub names: Vec<String>,
     /// What the tracker knows and the server does not: unnamed statement, libraries, obstacles.
     pub from_wire: State,
-    /// Descriptions that are known already, by statement name.
-    pub described: Vec<(Bytes, Bytes)>,
+    /// Statements that were captured before and are the same still.
+    pub described: Vec<Prepared>,
 }
 
 /// See the module.
@@ -107,6 +107,9 @@ impl Capture {
         if self.without_timeout {
             self.run(out, "t", "SELECT 'time', pg_catalog.current_setting('statement_timeout')", &[]);
             self.run(out, "s", "SET LOCAL statement_timeout = 0", &[]);
+            // Up to version 10 one timer runs from `Sync` to `Sync`.
+            message::put_sync(out);
+            self.steps.push_back(Step::Asking);
         }
         let query = introspection::query(self.question.major);
         self.run(out, "i", &query, &[names.as_bytes(), RESERVED.as_bytes()]);
@@ -157,19 +160,21 @@ impl Capture {
         }
     }
 
-    /// `lastval()` is what the last `nextval()` gave: that sequence is to be restored last.
-    fn order_sequences(&mut self) {
+    /// `lastval()` is what the last `nextval()` gave: that sequence is to be restored last. If it cannot be (not owned,
+    /// dropped, not reported), none is: an error is better than another sequence's value.
+    fn settle_sequences(&mut self) {
         let lastval = self.lastval;
-        self.state.sequences.sort_by_key(|sequence| Some(sequence.value) == lastval);
+        let is_last = |sequence: &SequenceValue| sequence.restorable && Some(sequence.value) == lastval;
+        if !self.state.sequences.iter().any(is_last) {
+            self.state.sequences.clear();
+        }
+        self.state.sequences.sort_by_key(is_last);
     }
 
     fn ready(&mut self, status: u8, out: &mut BytesMut) -> Result<bool, DialogueError> {
         match self.steps.pop_front() {
             Some(Step::Probing) => {
-                // No plpgsql, no right to use it: then currval cannot be asked for, which is accepted.
-                if self.state.obstacle.is_none() && self.error.is_none() {
-                    self.order_sequences();
-                }
+                self.settle_sequences();
                 Ok(false)
             }
             Some(Step::Leaving) if status != b'I' => {
@@ -183,6 +188,8 @@ impl Capture {
                 let description = std::mem::take(&mut self.description).freeze();
                 match self.error.take() {
                     None => self.state.prepared[at].description = Some(description),
+                    // A late cancel request: it is described the next time.
+                    Some(DialogueError::Refused { code, .. }) if code == "57014" => {}
                     Some(_) => block(&mut self.state, Some(Obstacle::PreparedStatement)),
                 }
                 Ok(self.steps.is_empty())
@@ -212,9 +219,12 @@ impl Capture {
                 setting.value = value;
             }
         }
+        let here = self.state.surroundings();
         for (at, prepared) in self.state.prepared.iter_mut().enumerate() {
-            let known = self.question.described.iter().find(|(name, _)| *name == prepared.name);
-            prepared.description = known.map(|(_, description)| description.clone());
+            let known = self.question.described.iter().find(|known| known.name == prepared.name);
+            prepared.description = known.and_then(|known| known.description.clone());
+            prepared.surroundings =
+                known.and_then(|known| known.surroundings.clone()).or_else(|| here.clone());
             if prepared.description.is_none() {
                 message::put(out, b'D', |out| {
                     out.extend_from_slice(b"S");
@@ -262,7 +272,7 @@ impl Capture {
                 message::put(&mut self.aside, message.kind, |out| out.extend_from_slice(&message.body));
             }
             b't' | b'T' | b'n' if matches!(step, Some(Step::Describing(_))) => {
-                message::put(&mut self.description, message.kind, |out| out.extend_from_slice(&message.body));
+                message::put_description(&mut self.description, message);
             }
             b'Z' => return self.ready(message.body.first().copied().unwrap_or(0), out),
             b'1' | b'2' | b'3' | b'C' | b'I' | b's' | b't' | b'T' | b'n' => {}

@@ -13,17 +13,22 @@ const MAX_ANSWER: usize = 64 * 1024;
 pub struct Interlude {
     requests: BytesMut,
     aside: BytesMut,
+    /// How many are still to come.
+    answers: usize,
     error: Option<DialogueError>,
 }
 
 impl Interlude {
-    /// Ends the open transaction, also a failed one.
-    pub(crate) fn roll_back() -> Interlude {
+    /// Ends the open transaction, also a failed one. `skipping`: the server discards everything up to a `Sync`.
+    pub(crate) fn roll_back(skipping: bool) -> Interlude {
         let mut requests = BytesMut::new();
+        if skipping {
+            message::put_sync(&mut requests);
+        }
         message::put_parse(&mut requests, "", b"ROLLBACK", &[]);
         message::put_bind(&mut requests, "", &[]);
         message::put_execute(&mut requests);
-        Interlude::of(requests)
+        Interlude { answers: 1 + usize::from(skipping), ..Interlude::of(requests) }
     }
 
     /// Sends requests of the extended protocol again that the client has had its answers to.
@@ -33,7 +38,7 @@ impl Interlude {
 
     fn of(mut requests: BytesMut) -> Interlude {
         message::put_sync(&mut requests);
-        Interlude { requests, aside: BytesMut::new(), error: None }
+        Interlude { requests, aside: BytesMut::new(), answers: 1, error: None }
     }
 
     fn ready(&mut self, body: &[u8]) -> Result<BytesMut, DialogueError> {
@@ -72,10 +77,13 @@ impl Dialogue for Interlude {
         while let Some(message) =
             message::take(input, MAX_ANSWER).map_err(|e| DialogueError::Protocol(e.into()))?
         {
-            if message.kind == b'Z' {
+            if message.kind == b'Z' && self.answers > 1 {
+                self.answers -= 1;
+            } else if message.kind == b'Z' {
                 return self.ready(&message.body).map(Some);
+            } else {
+                self.take(&message)?;
             }
-            self.take(&message)?;
         }
         Ok(None)
     }
@@ -87,7 +95,7 @@ mod tests {
 
     #[test]
     fn what_comes_in_between_is_the_clients() {
-        let mut interlude = Interlude::roll_back();
+        let mut interlude = Interlude::roll_back(false);
         let mut out = BytesMut::new();
         interlude.open(&mut out);
         assert!(out.ends_with(b"S\0\0\0\x04"));
@@ -96,6 +104,6 @@ mod tests {
         let aside = interlude.receive(&mut input, &mut out).unwrap().unwrap();
         assert_eq!(&aside[..], b"A\0\0\0\x0b\0\0\0\x01c\0\0");
         let mut input = BytesMut::from(&b"Z\0\0\0\x05T"[..]);
-        assert!(Interlude::roll_back().receive(&mut input, &mut out).is_err());
+        assert!(Interlude::roll_back(false).receive(&mut input, &mut out).is_err());
     }
 }

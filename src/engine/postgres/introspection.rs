@@ -7,13 +7,13 @@
 use bytes::Bytes;
 
 use super::lexer::{self, Token, Tokens};
+use super::restore::LAST;
 use super::state::{AdvisoryLock, LockKey, Prepared, Setting, State};
 use crate::engine::Obstacle;
 
 /// `$1`: candidate names of custom settings, `$2`: prefix of the router's own statement names.
-/// `{locked}` is filled in by [`query`].
-/// Values of source `client` are not asked for: they come from the start-up packet, and the next log in sends the same
-/// one. (A client's own `SET`, even to the same value, makes the source `session`.)
+/// Statements come in the order in which they can be prepared again: an `EXECUTE` among them returns nothing before what
+/// it executes is there. `{locked}` and `{longest}` are filled in by [`query`].
 const QUERY: &str = "\
 SELECT 'sess' AS k, CAST(SESSION_USER AS pg_catalog.text) AS a, pg_catalog.current_setting('role') AS b, \
  CAST((SELECT pg_catalog.count(*) FROM pg_catalog.pg_depend AS d \
@@ -24,15 +24,18 @@ UNION ALL SELECT 'guc', g.name, g.setting, \
  pg_catalog.concat(g.source, CASE WHEN g.context OPERATOR(pg_catalog.=) 'superuser' AND NOT {locked} THEN '!' ELSE '' END), \
  pg_catalog.current_setting(g.name) \
  FROM pg_catalog.pg_settings AS g \
- WHERE g.source OPERATOR(pg_catalog.=) ANY (ARRAY['session','user','database','database user','global']) \
+ WHERE g.source OPERATOR(pg_catalog.=) ANY (ARRAY['session','client','user','database','database user','global']) \
   AND g.name OPERATOR(pg_catalog.<>) ALL (ARRAY['transaction_isolation','transaction_read_only','transaction_deferrable']) \
-UNION ALL SELECT 'cust', u.n, pg_catalog.current_setting(u.n, true), NULL, NULL \
+UNION ALL SELECT 'cust', u.n, \
+ CASE WHEN pg_catalog.octet_length(pg_catalog.current_setting(u.n, true)) OPERATOR(pg_catalog.<=) {longest} \
+  THEN pg_catalog.current_setting(u.n, true) END, NULL, NULL \
  FROM pg_catalog.unnest(CAST($1 AS pg_catalog.text[])) AS u(n) \
  WHERE pg_catalog.current_setting(u.n, true) IS NOT NULL \
   AND pg_catalog.lower(u.n) OPERATOR(pg_catalog.<>) ALL (SELECT pg_catalog.lower(s.name) FROM pg_catalog.pg_settings AS s) \
-UNION ALL SELECT 'prep', p.name, p.statement, \
+UNION ALL SELECT 'prep', p.name, \
+ CASE WHEN pg_catalog.octet_length(p.statement) OPERATOR(pg_catalog.<=) {longest} THEN p.statement END, \
  CAST(CAST(p.parameter_types AS pg_catalog.oid[]) AS pg_catalog.text), CAST(p.from_sql AS pg_catalog.text) \
- FROM pg_catalog.pg_prepared_statements AS p \
+ FROM (SELECT q.* FROM pg_catalog.pg_prepared_statements AS q ORDER BY q.from_sql DESC, q.prepare_time) AS p \
  WHERE NOT pg_catalog.starts_with(p.name, CAST($2 AS pg_catalog.text)) \
 UNION ALL SELECT 'curs', c.name, NULL, NULL, NULL FROM pg_catalog.pg_cursors AS c WHERE c.is_holdable \
 UNION ALL SELECT 'lstn', l.ch, NULL, NULL, NULL FROM pg_catalog.pg_listening_channels() AS l(ch) \
@@ -43,6 +46,10 @@ UNION ALL SELECT 'slot', CAST(r.slot_name AS pg_catalog.text), NULL, NULL, NULL 
  FROM pg_catalog.pg_replication_slots AS r \
  WHERE r.temporary AND r.active_pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()";
 
+/// A prepared statement or a setting of the client's own that is longer than this, bytes, blocks: every look at the
+/// session would fetch it again.
+pub const LONGEST_TEXT: usize = 8 * 1024 * 1024;
+
 /// The query for a server of this major version.
 pub fn query(major: u32) -> String {
     // Privileges on single parameters came with 15.
@@ -52,7 +59,7 @@ pub fn query(major: u32) -> String {
             "(SELECT r.rolsuper FROM pg_catalog.pg_roles AS r WHERE r.rolname OPERATOR(pg_catalog.=) SESSION_USER)"
         }
     };
-    let query = QUERY.replace("{locked}", locked);
+    let query = QUERY.replace("{locked}", locked).replace("{longest}", &LONGEST_TEXT.to_string());
     match major {
         // `starts_with` came with 11.
         11.. => query,
@@ -68,11 +75,12 @@ pub fn query(major: u32) -> String {
 pub fn sequence_probe(nonce: &str) -> String {
     format!(
         "DO $mv$ DECLARE s record; BEGIN \
+         PERFORM pg_catalog.set_config('lock_timeout', '20ms', true); \
          RAISE INFO USING MESSAGE = pg_catalog.concat('{nonce}lastval=', pg_catalog.lastval()); \
          FOR s IN SELECT c.oid, pg_catalog.concat(pg_catalog.quote_ident(n.nspname), '.', \
           pg_catalog.quote_ident(c.relname)) AS name, pg_catalog.pg_has_role(c.relowner, 'USAGE') AS own \
           FROM pg_catalog.pg_class AS c, pg_catalog.pg_namespace AS n \
-          WHERE n.oid OPERATOR(pg_catalog.=) c.relnamespace AND c.relkind OPERATOR(pg_catalog.=) 'S' LOOP \
+          WHERE n.oid OPERATOR(pg_catalog.=) c.relnamespace AND c.relkind OPERATOR(pg_catalog.=) 'S' LIMIT 200 LOOP \
          BEGIN RAISE INFO USING MESSAGE = pg_catalog.concat('{nonce}currval=', \
           pg_catalog.currval(CAST(s.oid AS pg_catalog.regclass)), ' ', s.own, ' ', s.name); \
          EXCEPTION WHEN OTHERS THEN NULL; END; \
@@ -97,18 +105,26 @@ pub fn read_row(row: &[Option<&[u8]>], reading: &Reading<'_>, state: &mut State)
     match column(0)? {
         b"sess" => {
             state.session_user = kept(1).filter(|user| user.as_ref() != reading.login_user);
-            state.role = kept(2).filter(|role| role.as_ref() != b"none");
+            // Also `none`: the log in may begin with another (`ALTER ROLE … SET role`).
+            state.role = kept(2);
             block(state, (column(3)? != b"0").then_some(Obstacle::TemporaryTable));
         }
         b"guc" => {
             let source = column(3)?;
+            // The next log in sends the same start-up packet. Only what could strike the restore must be known of.
+            if source.starts_with(b"client") && !LAST.contains(&column(1)?) {
+                return Some(());
+            }
             let own = source.starts_with(b"session");
             let locked = own && source.ends_with(b"!") && !reading.superuser;
             block(state, locked.then_some(Obstacle::Setting));
             let value = kept(if own { 2 } else { 4 })?;
             state.settings.push(Setting { name: kept(1)?, value, own });
         }
-        b"cust" => state.custom.push((kept(1)?, kept(2)?)),
+        b"cust" => match kept(2) {
+            Some(value) => state.custom.push((kept(1)?, value)),
+            None => block(state, Some(Obstacle::Setting)),
+        },
         b"prep" => {
             let prepared = read_prepared(row, reading)?;
             block(state, prepared.is_none().then_some(Obstacle::PreparedStatement));
@@ -128,10 +144,11 @@ pub fn block(state: &mut State, obstacle: Option<Obstacle>) {
     state.obstacle = state.obstacle.or(obstacle);
 }
 
-/// `None`: malformed. `Some(None)`: the statement cannot be cut out of the text it came in.
+/// `None`: malformed. `Some(None)`: the statement is too long, or cannot be cut out of the text it came in.
 fn read_prepared(row: &[Option<&[u8]>], reading: &Reading<'_>) -> Option<Option<Prepared>> {
     let column = |at: usize| row.get(at).copied().flatten();
-    let (name, text, by_sql) = (column(1)?, column(2)?, column(4)? == b"true");
+    let (name, by_sql) = (column(1)?, column(4)? == b"true");
+    let Some(text) = column(2) else { return Some(None) };
     let types = std::str::from_utf8(column(3)?).ok()?.trim_matches(['{', '}']);
     let types: Vec<u32> = types.split(',').filter_map(|oid| oid.parse().ok()).collect();
     let sql = if by_sql { cut_prepare(name, text, reading.standard_strings) } else { Some(text) };
@@ -142,6 +159,7 @@ fn read_prepared(row: &[Option<&[u8]>], reading: &Reading<'_>) -> Option<Option<
         by_sql,
         description: None,
         context: None,
+        surroundings: None,
     }))
 }
 

@@ -29,11 +29,11 @@ const INSPECTED: usize = super::tracker::INSPECTED;
 /// Longest requests that are kept to be repeated.
 const MAX_OUTLASTING: usize = 64 * 1024;
 
-/// Where the emulated transaction stands.
+/// Where the transaction stands as the client sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// The client does not know yet.
-    Lost,
+pub enum Standing {
+    /// It takes it for open.
+    Open,
     /// The client was told; only an end of the transaction helps.
     Failed,
     /// The transaction is over.
@@ -42,7 +42,7 @@ enum Phase {
 
 /// See the module.
 pub struct LostTransaction {
-    phase: Phase,
+    phase: Standing,
     /// After an error in the extended protocol everything is skipped up to `Sync`.
     skipping: bool,
     /// A segment of the extended protocol has begun.
@@ -68,15 +68,17 @@ pub enum Owed {
     Answer,
     /// The client is in the middle of a segment: an error now, `ReadyForQuery` at its `Sync`.
     UntilSync,
+    /// The client has had an error in the middle of a segment: `ReadyForQuery` at its `Sync`.
+    Ready,
 }
 
 impl LostTransaction {
-    /// `told`: the client has seen its transaction fail already. `enders`: statements it has prepared that end one.
-    pub fn new(told: bool, owed: Owed, enders: HashMap<Bytes, TransactionCommand>) -> LostTransaction {
+    /// `enders`: statements that the client has prepared and that end a transaction.
+    pub fn new(phase: Standing, owed: Owed, enders: HashMap<Bytes, TransactionCommand>) -> LostTransaction {
         LostTransaction {
-            phase: if told { Phase::Failed } else { Phase::Lost },
-            skipping: false,
-            in_segment: false,
+            phase,
+            skipping: owed == Owed::Ready,
+            in_segment: owed == Owed::Ready,
             enders,
             bound: None,
             owed,
@@ -89,11 +91,11 @@ impl LostTransaction {
     fn run(&mut self, command: Option<TransactionCommand>, out: &mut BytesMut) -> bool {
         let (phase, error) = match (self.phase, command) {
             // It ended earlier in this segment; what follows belongs to the same failure.
-            (Phase::Over, _) => (Phase::Over, Some(LOST)),
-            (_, Some(TransactionCommand::Rollback)) => (Phase::Over, None),
-            (_, Some(TransactionCommand::Commit | TransactionCommand::Chain)) => (Phase::Over, Some(LOST)),
-            (Phase::Lost, _) | (_, Some(TransactionCommand::RollbackTo)) => (Phase::Failed, Some(LOST)),
-            (_, None) => (Phase::Failed, Some(FAILED)),
+            (Standing::Over, _) => (Standing::Over, Some(LOST)),
+            (_, Some(TransactionCommand::Rollback)) => (Standing::Over, None),
+            (_, Some(TransactionCommand::Commit | TransactionCommand::Chain)) => (Standing::Over, Some(LOST)),
+            (Standing::Open, _) | (_, Some(TransactionCommand::RollbackTo)) => (Standing::Failed, Some(LOST)),
+            (_, None) => (Standing::Failed, Some(FAILED)),
         };
         self.phase = phase;
         match error {
@@ -119,7 +121,7 @@ impl LostTransaction {
     }
 
     fn ready(&self, out: &mut BytesMut) {
-        message::put_ready(out, if self.phase == Phase::Over { b'I' } else { b'E' });
+        message::put_ready(out, if self.phase == Standing::Over { b'I' } else { b'E' });
     }
 
     fn fail(&mut self, command: Option<TransactionCommand>, out: &mut BytesMut) {
@@ -225,7 +227,7 @@ impl LostTransaction {
 
     fn pay(&mut self, out: &mut BytesMut) {
         match std::mem::replace(&mut self.owed, Owed::Nothing) {
-            Owed::Nothing => {}
+            Owed::Nothing | Owed::Ready => {}
             Owed::Answer => {
                 self.run(None, out);
                 self.ready(out);
@@ -243,7 +245,7 @@ impl crate::engine::LostTransaction for LostTransaction {
         self.pay(out);
         loop {
             self.drop_rest(input);
-            if self.phase == Phase::Over && !self.in_segment && self.to_drop == 0 {
+            if self.phase == Standing::Over && !self.in_segment && self.to_drop == 0 {
                 return true;
             }
             let Some(message) = self.next(input) else { return false };
@@ -314,7 +316,7 @@ commands ignored until end of transaction block\0\0";
     }
 
     fn fresh() -> LostTransaction {
-        LostTransaction::new(false, Owed::Nothing, HashMap::new())
+        LostTransaction::new(Standing::Open, Owed::Nothing, HashMap::new())
     }
 
     #[test]
@@ -358,10 +360,10 @@ commands ignored until end of transaction block\0\0";
 
     #[test]
     fn what_is_owed_is_paid_first() {
-        let mut lost = LostTransaction::new(false, Owed::Answer, HashMap::new());
+        let mut lost = LostTransaction::new(Standing::Open, Owed::Answer, HashMap::new());
         check(&mut lost, b"", &[E40001, ZE], false);
         check(&mut lost, b"d\0\0\0\x05xc\0\0\0\x04", &[], false);
-        let mut lost = LostTransaction::new(false, Owed::UntilSync, HashMap::new());
+        let mut lost = LostTransaction::new(Standing::Open, Owed::UntilSync, HashMap::new());
         check(&mut lost, b"", &[E40001], false);
         check(&mut lost, b"S\0\0\0\x04", &[ZE], false);
     }
@@ -384,6 +386,15 @@ commands ignored until end of transaction block\0\0";
         let end = query(&format!("ROLLBACK /*{}*/", "x".repeat(100_000)));
         check(&mut lost, &end[..70_000], &[E40001, ZI], false);
         check(&mut lost, &end[70_000..], &[], true);
+    }
+
+    #[test]
+    fn a_segment_that_has_failed_is_ended() {
+        for (phase, expected, over) in [(Standing::Over, ZI, true), (Standing::Failed, ZE, false)] {
+            let mut lost = LostTransaction::new(phase, Owed::Ready, HashMap::new());
+            check(&mut lost, b"d\0\0\0\x05xf\0\0\0\x05\0", &[], false);
+            check(&mut lost, b"S\0\0\0\x04", &[expected], over);
+        }
     }
 
     #[test]
@@ -419,7 +430,7 @@ commands ignored until end of transaction block\0\0";
     #[test]
     fn statements_prepared_before_are_known() {
         let enders = HashMap::from([(Bytes::from("c"), TransactionCommand::Commit)]);
-        let mut lost = LostTransaction::new(false, Owed::Nothing, enders);
+        let mut lost = LostTransaction::new(Standing::Open, Owed::Nothing, enders);
         let mut request = BytesMut::new();
         message::put_bind(&mut request, "c", &[]);
         message::put_execute(&mut request);
@@ -429,7 +440,7 @@ commands ignored until end of transaction block\0\0";
 
     #[test]
     fn a_failed_transaction_cannot_be_revived() {
-        let mut lost = LostTransaction::new(true, Owed::Nothing, HashMap::new());
+        let mut lost = LostTransaction::new(Standing::Failed, Owed::Nothing, HashMap::new());
         check(&mut lost, &query("ROLLBACK TO SAVEPOINT s"), &[E40001, ZE], false);
         check(&mut lost, &query("SELECT 1"), &[E25P02, ZE], false);
     }

@@ -196,6 +196,23 @@ pub fn row(body: &[u8]) -> Option<Vec<Option<&[u8]>>> {
     Some(columns)
 }
 
+/// Frames what `Describe` answered, for comparison. Which table a column comes from is left out: it is not part of
+/// the result's type (`src/backend/utils/cache/plancache.c`, `equalTupleDescs`), and the same text may find another.
+pub fn put_description(out: &mut BytesMut, message: &Message) {
+    const NAMED: usize = 6;
+    const TYPED: usize = 12;
+    let mut body = message.body.to_vec();
+    let mut at = 2;
+    while message.kind == b'T' && at < body.len() {
+        let Some(name) = body[at..].iter().position(|&byte| byte == 0) else { break };
+        at += name + 1;
+        let Some(origin) = body.get_mut(at..at + NAMED) else { break };
+        origin.fill(0);
+        at += NAMED + TYPED;
+    }
+    put(out, message.kind, |out| out.extend_from_slice(&body));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -229,5 +246,20 @@ mod tests {
         let body = b"\x00\x02\x00\x00\x00\x01a\xff\xff\xff\xff";
         assert_eq!(row(body), Some(vec![Some(&b"a"[..]), None]));
         assert_eq!(row(&body[..6]), None);
+    }
+
+    #[test]
+    fn a_description_does_not_tell_tables_apart() {
+        let described = |table: u8, kind: u8| {
+            let mut body = b"\0\x01a\0".to_vec();
+            body.extend_from_slice(&[
+                0, 0, 0, table, 0, table, 0, 0, 0, kind, 0, 4, 255, 255, 255, 255, 0, 0,
+            ]);
+            let mut out = BytesMut::new();
+            put_description(&mut out, &Message { kind: b'T', body: body.into() });
+            out
+        };
+        assert_eq!(described(1, 23), described(2, 23));
+        assert_ne!(described(1, 23), described(1, 25));
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! In reading order: [`message`] frames; [`greet`] and [`auth`] let a client in; [`log_in`] opens a backend;
 //! [`tracker`] (with [`statements`], [`sql`] and [`lexer`]) watches the session; [`capture`] (with [`introspection`])
-//! and [`restore`] move its [`state`]; [`lost`] answers for a transaction that is gone; [`query`] asks in the router's
-//! own name, [`interlude`] in the client's.
+//! and [`restore`] move its [`state`]; [`stored`] finds names of settings in the catalogue; [`lost`] answers for a
+//! transaction that is gone; [`query`] asks in the router's own name, [`interlude`] in the client's.
 
 use bytes::{Bytes, BytesMut};
 
@@ -22,6 +22,7 @@ pub mod restore;
 pub mod sql;
 pub mod state;
 pub mod statements;
+pub mod stored;
 pub mod tracker;
 
 use crate::engine::{CancelKey, Engine, Farewell, Fate, Loss, Obstacle, Tracker as _};
@@ -92,7 +93,7 @@ impl Engine for Postgres {
     ) -> capture::Capture {
         let mut all = tracker.setting_names.clone();
         all.extend(names.iter().filter(|name| !tracker.setting_names.contains(name)).cloned());
-        let described = last.prepared.iter().filter_map(|p| Some((p.name.clone(), p.description.clone()?)));
+        let described = last.prepared.iter().filter(|p| tracker.statements.is_settled(&p.name));
         let question = capture::Question {
             login_user: Bytes::copy_from_slice(startup.user().as_bytes()),
             superuser: logged_in.parameter("is_superuser") == b"on",
@@ -100,7 +101,7 @@ impl Engine for Postgres {
             major: logged_in.major_version(),
             names: all,
             from_wire: tracker.wire_state(),
-            described: described.filter(|(name, _)| tracker.statements.is_settled(name)).collect(),
+            described: described.cloned().collect(),
         };
         capture::Capture::new(question, nonce)
     }
@@ -110,12 +111,32 @@ impl Engine for Postgres {
         tracker.captured();
     }
 
+    fn stored_texts(logged_in: &log_in::LoggedIn) -> Vec<String> {
+        stored::queries(logged_in.major_version())
+    }
+
+    fn stored_names(text: &str) -> Vec<String> {
+        stored::names(text)
+    }
+
     fn setting_names(tracker: &tracker::Tracker) -> &[String] {
         &tracker.setting_names
     }
 
-    fn restore(tracker: &tracker::Tracker, state: &state::State, nonce: u64) -> restore::Restore {
-        restore::Restore::new(state.clone(), tracker.statements.current_context().clone(), nonce)
+    fn restore(
+        tracker: &tracker::Tracker,
+        logged_in: &log_in::LoggedIn,
+        state: &state::State,
+        nonce: u64,
+    ) -> restore::Restore {
+        // The cluster's defaults may have changed since: then the new backend has another value than the old one had.
+        let mut context = tracker.statements.current_context().clone();
+        for (value, name) in context.iter_mut().zip(statements::PARSE_SETTINGS) {
+            if !state.settings.iter().any(|setting| setting.name.eq_ignore_ascii_case(name.as_bytes())) {
+                *value = Bytes::copy_from_slice(logged_in.parameter(name));
+            }
+        }
+        restore::Restore::new(state.clone(), context, nonce)
     }
 
     fn reattach(
@@ -176,15 +197,16 @@ impl Engine for Postgres {
 
     fn lost_transaction(tracker: &tracker::Tracker) -> lost::LostTransaction {
         let owed = match tracker.fate() {
+            _ if tracker.is_skipping() => lost::Owed::Ready,
             Fate::StatementAborted if tracker.is_between_syncs() => lost::Owed::UntilSync,
             Fate::StatementAborted => lost::Owed::Answer,
             _ => lost::Owed::Nothing,
         };
-        lost::LostTransaction::new(tracker.has_failed(), owed, tracker.statements.enders())
+        lost::LostTransaction::new(tracker.standing(), owed, tracker.statements.enders())
     }
 
-    fn roll_back() -> interlude::Interlude {
-        interlude::Interlude::roll_back()
+    fn roll_back(tracker: &tracker::Tracker) -> interlude::Interlude {
+        interlude::Interlude::roll_back(tracker.is_skipping())
     }
 
     fn repeat(tracker: &mut tracker::Tracker, requests: &Bytes) -> interlude::Interlude {
@@ -218,7 +240,10 @@ impl Engine for Postgres {
     }
 
     fn loss(bytes: &[u8]) -> Loss {
-        let Some(body) = bytes.get(message::HEADER..) else { return Loss::Server };
+        // What is no whole error message are not last words: it was cut off in the middle of something else.
+        let whole = message::frame_length(bytes).is_ok_and(|length| length.is_some_and(|l| l <= bytes.len()));
+        let said = bytes.first().is_some_and(|kind| matches!(kind, b'E' | b'N'));
+        let Some(body) = bytes.get(message::HEADER..).filter(|_| whole && said) else { return Loss::Server };
         match message::error_field(body, b'C') {
             // admin_shutdown: `pg_terminate_backend`, or the whole server stops.
             b"57P01" if message::is_fatal(body) => Loss::Unclear,

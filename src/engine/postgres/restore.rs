@@ -19,27 +19,16 @@ use bytes::{Bytes, BytesMut};
 use super::capture::RESERVED;
 use super::log_in::{refused, unexpected};
 use super::message::{self, Message};
-use super::state::{LockKey, Prepared, State};
-use super::statements::{PARSE_SETTINGS, ParseContext};
+use super::state::State;
+use super::statements::ParseContext;
 use crate::engine::{Dialogue, DialogueError};
+
+mod write;
+
+pub(super) use write::LAST;
 
 /// The longest answer that is read: a `Describe` of very many columns.
 const MAX_ANSWER: usize = 16 * 1024 * 1024;
-/// Set last: before, they could get in the way of the restore itself.
-const LAST: [&[u8]; 8] = [
-    b"default_transaction_isolation",
-    b"default_transaction_read_only",
-    b"default_transaction_deferrable",
-    b"statement_timeout",
-    b"lock_timeout",
-    b"transaction_timeout",
-    b"idle_in_transaction_session_timeout",
-    b"idle_session_timeout",
-];
-const TEXT: u32 = 25;
-/// The most settings in one statement (the server's limit is 1664 result columns).
-const SETTINGS_AT_ONCE: usize = 500;
-
 /// What the next `ReadyForQuery` ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
@@ -49,6 +38,8 @@ enum Step {
     May,
     /// Must succeed and answer `t`.
     Lock,
+    /// As a named statement: one that does not parse any more would not run on the old server either.
+    Unnamed,
     Statement {
         at: usize,
         again: bool,
@@ -82,7 +73,7 @@ pub struct Restore {
 }
 
 impl Restore {
-    /// `context`: the parse settings in force in the session.
+    /// `context`: the parse settings that the new backend will have once the session's own are restored.
     pub fn new(state: State, context: ParseContext, nonce: u64) -> Restore {
         Restore {
             state,
@@ -96,184 +87,6 @@ impl Restore {
             stale: Vec::new(),
             failed_code: String::new(),
             restored: Restored::default(),
-        }
-    }
-
-    fn run(&self, out: &mut BytesMut, sql: &[u8], parameters: &[&[u8]]) {
-        let types = vec![TEXT; parameters.len()];
-        message::put_close(out, &self.nonce);
-        message::put_parse(out, &self.nonce, sql, &types);
-        message::put_bind(out, &self.nonce, parameters);
-        message::put_execute(out);
-        message::put_close(out, &self.nonce);
-    }
-
-    fn end(&mut self, out: &mut BytesMut, step: Step) {
-        message::put_sync(out);
-        self.steps.push_back(step);
-    }
-
-    /// Parameters instead of literals, one column a setting: nothing needs quoting, in whatever client encoding.
-    fn put_settings(&mut self, out: &mut BytesMut, settings: &[(Bytes, Bytes)], what: &'static str) {
-        for chunk in settings.chunks(SETTINGS_AT_ONCE) {
-            let columns: Vec<String> = (0..chunk.len())
-                .map(|i| format!("pg_catalog.set_config(${}, ${}, false)", 2 * i + 1, 2 * i + 2))
-                .collect();
-            let values: Vec<&[u8]> =
-                chunk.iter().flat_map(|(name, value)| [name.as_ref(), value.as_ref()]).collect();
-            self.run(out, format!("SELECT {}", columns.join(", ")).as_bytes(), &values);
-            self.end(out, Step::Must(what));
-        }
-    }
-
-    /// Values that came with the log in are set only where they differ (`ALTER ROLE … SET` since then).
-    fn put_inherited(&mut self, out: &mut BytesMut) {
-        let inherited: Vec<(Bytes, Bytes)> = self
-            .state
-            .settings
-            .iter()
-            .filter(|s| !s.own)
-            .map(|s| (s.name.clone(), s.value.clone()))
-            .collect();
-        for chunk in inherited.chunks(SETTINGS_AT_ONCE) {
-            let column = |i: usize| {
-                let (name, value) = (2 * i + 1, 2 * i + 2);
-                format!(
-                    "CASE WHEN pg_catalog.current_setting(${name}) OPERATOR(pg_catalog.=) ${value} THEN '' \
-                     ELSE pg_catalog.set_config(${name}, ${value}, false) END"
-                )
-            };
-            let columns: Vec<String> = (0..chunk.len()).map(column).collect();
-            let values: Vec<&[u8]> =
-                chunk.iter().flat_map(|(name, value)| [name.as_ref(), value.as_ref()]).collect();
-            self.run(out, format!("SELECT {}", columns.join(", ")).as_bytes(), &values);
-            // What only a superuser may set came from a superuser's ALTER ROLE and is the new session's as well.
-            self.end(out, Step::May);
-        }
-    }
-
-    fn own_settings(&self, wanted: impl Fn(&[u8]) -> bool) -> Vec<(Bytes, Bytes)> {
-        let own = self.state.settings.iter().filter(|s| s.own && wanted(&s.name));
-        own.map(|s| (s.name.clone(), s.value.clone())).collect()
-    }
-
-    fn put_identity(&mut self, out: &mut BytesMut) {
-        for (setting, value) in
-            [("session_authorization", self.state.session_user.clone()), ("role", self.state.role.clone())]
-        {
-            if let Some(value) = value {
-                self.put_settings(out, &[(Bytes::from_static(setting.as_bytes()), value)], setting);
-            }
-        }
-    }
-
-    /// Settings that hold to the end of this segment's implicit transaction only.
-    fn put_context(&self, out: &mut BytesMut, context: &ParseContext) {
-        let differing: Vec<usize> =
-            (0..PARSE_SETTINGS.len()).filter(|&i| context[i] != self.context[i]).collect();
-        if differing.is_empty() {
-            return;
-        }
-        let columns: Vec<String> = (0..differing.len())
-            .map(|i| format!("pg_catalog.set_config(${}, ${}, true)", 2 * i + 1, 2 * i + 2))
-            .collect();
-        let values: Vec<&[u8]> =
-            differing.iter().flat_map(|&i| [PARSE_SETTINGS[i].as_bytes(), context[i].as_ref()]).collect();
-        self.run(out, format!("SELECT {}", columns.join(", ")).as_bytes(), &values);
-    }
-
-    fn put_statement(&mut self, out: &mut BytesMut, at: usize, again: bool) {
-        let Prepared { name, sql, types, by_sql, context, .. } = self.state.prepared[at].clone();
-        if again {
-            self.run(
-                out,
-                b"SELECT pg_catalog.set_config('role', 'none', true), pg_catalog.set_config('search_path', \
-                  (SELECT s.reset_val FROM pg_catalog.pg_settings AS s \
-                   WHERE s.name OPERATOR(pg_catalog.=) 'search_path'), true)",
-                &[],
-            );
-        }
-        if let Some(context) = &context {
-            self.put_context(out, context);
-        }
-        if by_sql {
-            self.run(out, &sql, &[]);
-        } else {
-            message::put(out, b'P', |out| {
-                message::put_text(out, &name);
-                message::put_text(out, &sql);
-                out.extend_from_slice(&u16::try_from(types.len()).unwrap_or(0).to_be_bytes());
-                types.iter().for_each(|oid| out.extend_from_slice(&oid.to_be_bytes()));
-            });
-        }
-        message::put(out, b'D', |out| {
-            out.extend_from_slice(b"S");
-            message::put_text(out, &name);
-        });
-        self.end(out, Step::Statement { at, again });
-    }
-
-    fn put_statements(&mut self, out: &mut BytesMut) {
-        for at in 0..self.state.prepared.len() {
-            self.put_statement(out, at, false);
-        }
-        if let Some((body, context)) = self.state.unnamed.clone() {
-            self.put_context(out, &context);
-            message::put(out, b'P', |out| out.extend_from_slice(&body));
-            self.end(out, Step::Must("the unnamed statement"));
-        }
-    }
-
-    fn put_visible(&mut self, out: &mut BytesMut) {
-        for lock in std::mem::take(&mut self.state.locks) {
-            let form = if lock.shared { "_shared" } else { "" };
-            let arguments = match lock.key {
-                LockKey::One(key) => format!("CAST('{key}' AS pg_catalog.int8)"),
-                LockKey::Two(a, b) => {
-                    format!("CAST('{a}' AS pg_catalog.int4), CAST('{b}' AS pg_catalog.int4)")
-                }
-            };
-            let sql =
-                format!("SELECT CAST(pg_catalog.pg_try_advisory_lock{form}({arguments}) AS pg_catalog.text)");
-            self.run(out, sql.as_bytes(), &[]);
-            self.end(out, Step::Lock);
-        }
-        for channel in std::mem::take(&mut self.state.channels) {
-            let mut sql = b"LISTEN \"".to_vec();
-            for &byte in &channel {
-                sql.extend_from_slice(if byte == b'"' { b"\"\"" } else { std::slice::from_ref(&byte) });
-            }
-            sql.push(b'"');
-            self.run(out, &sql, &[]);
-            self.end(out, Step::Must("LISTEN"));
-        }
-    }
-
-    /// Draws the value again from a sequence that is restarted there, and takes all of it back: what stays is what
-    /// `currval()` and `lastval()` say.
-    fn put_sequences(&mut self, out: &mut BytesMut) {
-        for sequence in std::mem::take(&mut self.state.sequences).iter().filter(|s| s.restorable) {
-            let mut restart = b"ALTER SEQUENCE ".to_vec();
-            restart.extend_from_slice(&sequence.name);
-            restart.extend_from_slice(format!(" RESTART WITH {}", sequence.value).as_bytes());
-            self.run(out, b"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", &[]);
-            self.run(out, b"SET LOCAL lock_timeout = '500ms'", &[]);
-            self.run(out, &restart, &[]);
-            self.run(out, b"SELECT pg_catalog.nextval(CAST($1 AS pg_catalog.regclass))", &[&sequence.name]);
-            self.end(out, Step::May);
-            self.run(out, b"ROLLBACK", &[]);
-            self.end(out, Step::May);
-        }
-    }
-
-    fn put_loads(&mut self, out: &mut BytesMut) {
-        for library in std::mem::take(&mut self.state.loads) {
-            let mut sql = b"LOAD '".to_vec();
-            sql.extend_from_slice(&library);
-            sql.push(b'\'');
-            self.run(out, &sql, &[]);
-            // Loading is a hint from the text; the statement may have failed for the client, too.
-            self.end(out, Step::May);
         }
     }
 
@@ -300,8 +113,9 @@ impl Restore {
             Some(Step::Lock) if self.failed.is_none() && !self.answered_true => {
                 self.failed = Some("an advisory lock is somebody else's now".into());
             }
+            Some(Step::Unnamed) if is_stale(&self.failed_code) => self.failed = None,
             Some(Step::Must(what)) => self.failed = self.failed.take().map(|text| format!("{what}: {text}")),
-            Some(Step::Lock) | None => {}
+            Some(Step::Lock | Step::Unnamed) | None => {}
         }
         if let Some(text) = self.failed.take() {
             return Err(DialogueError::Unfaithful(text));
@@ -348,7 +162,7 @@ impl Restore {
                 }
             }
             b't' | b'T' | b'n' if describing => {
-                message::put(&mut self.description, message.kind, |out| out.extend_from_slice(&message.body));
+                message::put_description(&mut self.description, message);
             }
             b'Z' => return self.ready(out),
             b'1' | b'2' | b'3' | b'C' | b'I' | b'N' | b's' | b't' | b'T' | b'n' => {}
@@ -367,25 +181,7 @@ impl Dialogue for Restore {
     type Output = Restored;
 
     fn open(&mut self, out: &mut BytesMut) {
-        let encoding = self.own_settings(|name| name == b"client_encoding");
-        self.put_settings(out, &encoding, "client_encoding");
-        self.put_loads(out);
-        self.put_inherited(out);
-        let settings = self.own_settings(|name| name != b"client_encoding" && !LAST.contains(&name));
-        self.put_settings(out, &settings, "settings");
-        let custom = std::mem::take(&mut self.state.custom);
-        self.put_settings(out, &custom, "custom settings");
-        self.put_identity(out);
-        self.put_statements(out);
-        self.put_visible(out);
-        self.put_sequences(out);
-        let last = self.own_settings(|name| LAST.contains(&name));
-        self.put_settings(out, &last, "settings");
-        // The common case, a session that is as it logged in, costs no round trip.
-        if !self.steps.is_empty() {
-            // Everything that was reported comes before this answer.
-            self.end(out, Step::May);
-        }
+        self.write_all(out);
     }
 
     fn receive(

@@ -49,8 +49,14 @@ pub fn transaction_command(text: &[u8]) -> Option<TransactionCommand> {
 pub struct Hints {
     /// It may end a transaction with a commit.
     pub commits: bool,
+    /// A statement in it ends a transaction.
+    pub ended: bool,
+    /// A statement follows that one.
+    pub runs_on: bool,
     /// It may change what the session is made of.
     pub suspect: bool,
+    /// Its verb is none of those that leave the session as it was.
+    pub other_verb: bool,
     /// Values bound to it may be names of settings.
     pub binds_setting_names: bool,
     /// Dotted names that may be custom settings, as written.
@@ -176,10 +182,26 @@ pub fn hints(text: &[u8], standard_strings: bool) -> Hints {
     for token in Tokens::new(text, standard_strings) {
         statement.token(token, &mut hints);
         if token == Token::End {
-            statement = Statement::default();
+            statement.end(&mut hints);
+            statement = Statement { names_settings: statement.names_settings, ..Statement::default() };
         }
     }
+    statement.end(&mut hints);
+    if statement.names_settings {
+        // Any literal may have a dot in it; it names a setting only beside a call that takes such names.
+        let literals = Tokens::new(text, standard_strings).filter_map(|token| match token {
+            Token::Literal(literal) => dotted_name(literal),
+            _ => None,
+        });
+        hints.setting_names.extend(literals);
+    }
     hints
+}
+
+/// Cheap, and true too often rather than too rarely.
+fn mentions_setting_calls(text: &[u8]) -> bool {
+    text.windows(7)
+        .any(|window| window.eq_ignore_ascii_case(b"setting") || window.eq_ignore_ascii_case(b"set_con"))
 }
 
 /// What has been read of the statement so far.
@@ -191,6 +213,8 @@ struct Statement<'a> {
     last: [Option<Token<'a>>; 3],
     /// A dotted name is being read after `SET`.
     name: Option<String>,
+    /// A call that takes names of settings was read.
+    names_settings: bool,
 }
 
 impl<'a> Statement<'a> {
@@ -215,22 +239,33 @@ impl<'a> Statement<'a> {
         self.last = [self.last[1], self.last[2], Some(token)];
     }
 
+    /// The statement is read to its end.
+    fn end(&mut self, hints: &mut Hints) {
+        // `SET a.b` at the very end of the text.
+        hints.setting_names.extend(self.name.take().and_then(|name| dotted_name(name.as_bytes())));
+    }
+
     fn verb_is(&self, verb: &str) -> bool {
         self.verb.is_some_and(|v| v.eq_ignore_ascii_case(verb.as_bytes()))
     }
 
     fn first_word(&self, word: &[u8], hints: &mut Hints) {
         let is = |name: &str| word.eq_ignore_ascii_case(name.as_bytes());
-        hints.suspect |= !BENIGN_VERBS.iter().any(|verb| is(verb));
+        let other = !BENIGN_VERBS.iter().any(|verb| is(verb));
+        hints.other_verb |= other;
+        hints.suspect |= other;
+        hints.runs_on |= hints.ended;
+        hints.ended |= ["commit", "end", "rollback", "abort"].into_iter().any(is);
         hints.commits |= is("commit") || is("end") || is("call") || is("do");
     }
 
-    fn word(&self, word: &[u8], hints: &mut Hints) {
+    fn word(&mut self, word: &[u8], hints: &mut Hints) {
         let is = |name: &str| word.eq_ignore_ascii_case(name.as_bytes());
         hints.suspect |= SUSPECT_WORDS.iter().any(|name| is(name));
         hints.suspect |= is("into") && (self.verb_is("select") || self.verb_is("with"));
         hints.suspect |= is("temporary");
         hints.binds_setting_names |= is("set_config");
+        self.names_settings |= is("set_config") || is("current_setting");
         hints.sets_parse_context |= UNREPORTED_PARSE_SETTINGS.iter().any(|name| is(name));
         hints.commits |= is("transaction") && self.verb_is("prepare");
         if is("pg_backup_start") || is("pg_start_backup") {
@@ -253,7 +288,10 @@ impl<'a> Statement<'a> {
         }
         hints.sets_parse_context |=
             UNREPORTED_PARSE_SETTINGS.iter().any(|n| literal.eq_ignore_ascii_case(n.as_bytes()));
-        hints.setting_names.extend(dotted_name(literal));
+        if literal.iter().any(u8::is_ascii_whitespace) && mentions_setting_calls(literal) {
+            // The body of a `DO`, or text for an `EXECUTE`.
+            hints.setting_names.extend(super::stored::names(&String::from_utf8_lossy(literal)));
+        }
     }
 
     /// A call of anything that is not known to be harmless makes the statement suspect.

@@ -31,6 +31,17 @@ pub struct Prepared {
     pub description: Option<Bytes>,
     /// The settings under which it was parsed.
     pub context: Option<ParseContext>,
+    /// Where it was when it was captured first.
+    pub surroundings: Option<Surroundings>,
+}
+
+/// What names in a statement mean depends on these; the server looks again at every use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Surroundings {
+    /// `search_path`
+    pub search_path: Bytes,
+    /// `role`, `none` if there is no other.
+    pub role: Bytes,
 }
 
 /// A session-level advisory lock.
@@ -60,6 +71,15 @@ pub struct SequenceValue {
     pub value: i64,
     /// The session may make `currval` be that again elsewhere (it owns the sequence).
     pub restorable: bool,
+}
+
+impl State {
+    /// Where a statement would be parsed now; `None` where the log in begins.
+    pub fn surroundings(&self) -> Option<Surroundings> {
+        let search_path = self.settings.iter().find(|s| s.own && s.name.as_ref() == b"search_path")?;
+        let role = self.role.clone().unwrap_or_else(|| Bytes::from_static(b"none"));
+        Some(Surroundings { search_path: search_path.value.clone(), role })
+    }
 }
 
 /// Everything.

@@ -44,6 +44,8 @@ pub struct Bound {
     pub suspect: bool,
     /// Running it may commit.
     pub commits: bool,
+    /// Running it ends a transaction.
+    pub ends: bool,
     /// Bound values that may be names of settings.
     pub names: Vec<String>,
 }
@@ -183,10 +185,10 @@ impl Statements {
         let name = message::take_text(&mut rest)?;
         let known = if name.is_empty() { self.unnamed.as_ref() } else { self.named.get(name) };
         let Some(known) = known else {
-            return Some(Bound { suspect: true, commits: true, names: Vec::new() });
+            return Some(Bound { suspect: true, commits: true, ends: true, names: Vec::new() });
         };
         let names = if known.binds_setting_names { bound_names(rest) } else { Vec::new() };
-        Some(Bound { suspect: known.suspect, commits: known.commits, names })
+        Some(Bound { suspect: known.suspect, commits: known.commits, ends: known.ends.is_some(), names })
     }
 
     /// The statements that end transactions, by name: pgjdbc prepares `COMMIT` long before it runs it.

@@ -18,11 +18,14 @@ use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
-use super::message::{self, HEADER};
+use super::lost::Standing;
+use super::message;
 use super::sql::{self, Hints};
 use super::state::State;
 use super::statements::Statements;
-use crate::engine::{Admission, ClientScan, Drift, Fate, Obstacle, Rest, ServerScan};
+use crate::engine::{Drift, Obstacle};
+
+mod scan;
 
 /// Messages up to this length are read whole; of longer ones only this much is looked at.
 pub const INSPECTED: usize = 64 * 1024;
@@ -35,10 +38,17 @@ const SHOWN: usize = 160;
 
 /// What the server will answer with one `ReadyForQuery`.
 #[derive(Debug, Clone, Copy, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "findings that do not exclude each other")]
 struct Segment {
     extended: bool,
     may_commit: bool,
     suspect: bool,
+    /// A statement in it ends a transaction.
+    ended: bool,
+    /// A statement follows that one: what it does commits by itself.
+    runs_on: bool,
+    /// Ends of bulk data that the client sent before the server asked for the data (pgx does).
+    copy_ended: u32,
     /// How many `Parse` messages had been forwarded when it ended.
     parses: u64,
 }
@@ -52,6 +62,8 @@ pub struct Tracker {
     status: u8,
     open: Segment,
     unsynced: bool,
+    /// The open segment has failed: the server discards everything up to its `Sync`.
+    skipping: bool,
     waiting: VecDeque<Segment>,
     copy_in: bool,
     client_skip: usize,
@@ -64,6 +76,7 @@ pub struct Tracker {
     pub(super) loads: Vec<Vec<u8>>,
     /// A setting that shapes parsing and is not reported was touched.
     pub(super) parse_context_unsure: bool,
+    names_overflown: bool,
     backup: bool,
     origin: bool,
     shown: Vec<u8>,
@@ -77,6 +90,7 @@ impl Tracker {
             status: b'I',
             open: Segment::default(),
             unsynced: false,
+            skipping: false,
             waiting: VecDeque::new(),
             copy_in: false,
             client_skip: 0,
@@ -87,6 +101,7 @@ impl Tracker {
             setting_names,
             loads: Vec::new(),
             parse_context_unsure: false,
+            names_overflown: false,
             backup: false,
             origin: false,
             shown: Vec::new(),
@@ -118,7 +133,10 @@ impl Tracker {
     /// What the wire alone knows of the session's state.
     pub(super) fn wire_state(&self) -> State {
         let unnamed = self.statements.unnamed();
-        let obstacle = matches!(unnamed, Some(Err(()))).then_some(Obstacle::PreparedStatement);
+        let obstacle = match unnamed {
+            Some(Err(())) => Some(Obstacle::PreparedStatement),
+            _ => self.names_overflown.then_some(Obstacle::Setting),
+        };
         let unnamed = unnamed.and_then(Result::ok);
         State {
             unnamed: unnamed.map(|(body, context)| (Bytes::copy_from_slice(body), context.clone())),
@@ -146,9 +164,19 @@ impl Tracker {
         self.unsynced
     }
 
-    /// The client was told that its transaction has failed.
-    pub fn has_failed(&self) -> bool {
-        self.status == b'E'
+    /// The open segment has failed, and the client knows.
+    pub(crate) fn is_skipping(&self) -> bool {
+        self.skipping && self.waiting.is_empty()
+    }
+
+    /// What the client knows of the transaction that is lost.
+    pub(crate) fn standing(&self) -> Standing {
+        match self.status {
+            b'I' if self.is_skipping() => Standing::Over,
+            b'T' if !self.is_skipping() => Standing::Open,
+            b'T' | b'E' => Standing::Failed,
+            _ => Standing::Open,
+        }
     }
 
     /// Messages of the extended protocol are about to be sent in the client's stead, who has had the answers already.
@@ -190,7 +218,7 @@ impl Tracker {
             }
             b'D' | b'E' => self.unsynced = true,
             b'S' if !self.copy_in => self.end_segment(true),
-            b'c' | b'f' => self.copy_in = false,
+            b'c' | b'f' => self.copy_ends(),
             _ => {}
         }
     }
@@ -200,7 +228,7 @@ impl Tracker {
             Segment { extended, parses: self.statements.parses(), ..std::mem::take(&mut self.open) };
         self.drift = self.drift.max(if segment.suspect { Drift::Possible } else { Drift::Benign });
         self.waiting.push_back(segment);
-        self.unsynced = false;
+        (self.unsynced, self.skipping) = (false, false);
     }
 
     fn query(&mut self, body: &[u8], whole: bool) {
@@ -208,7 +236,8 @@ impl Tracker {
         self.show(text);
         let hints = sql::hints(text, self.standard_strings());
         for name in &hints.prepares {
-            self.statements.prepared_by_sql(name, self.open.suspect || !self.waiting.is_empty());
+            // The same text may have changed settings before.
+            self.statements.prepared_by_sql(name, true);
         }
         self.statements.query();
         self.note(hints, whole);
@@ -236,6 +265,8 @@ impl Tracker {
         let Some(bound) = self.statements.bind(body) else { return };
         self.open.suspect |= bound.suspect;
         self.open.may_commit |= bound.commits;
+        self.open.runs_on |= self.open.ended;
+        self.open.ended |= bound.ends;
         for name in bound.names {
             self.add_name(name);
         }
@@ -245,12 +276,13 @@ impl Tracker {
     fn note(&mut self, hints: Hints, whole: bool) {
         self.open.suspect |= hints.suspect || !whole;
         self.open.may_commit |= hints.commits || !whole;
+        self.open.runs_on |= hints.runs_on || !whole;
         self.gather(hints, whole);
     }
 
     /// What a text tells even if it never runs.
     fn gather(&mut self, hints: Hints, whole: bool) {
-        self.parse_context_unsure |= hints.sets_parse_context || !whole && hints.suspect;
+        self.parse_context_unsure |= hints.sets_parse_context || !whole && hints.other_verb;
         self.backup = hints.backup.unwrap_or(self.backup);
         self.origin = hints.origin.unwrap_or(self.origin);
         for library in hints.loads {
@@ -264,8 +296,13 @@ impl Tracker {
     }
 
     fn add_name(&mut self, name: String) {
-        if self.setting_names.len() < MAX_SETTING_NAMES && !self.setting_names.contains(&name) {
-            self.setting_names.push(name);
+        if self.setting_names.contains(&name) {
+            return;
+        }
+        match self.setting_names.len() {
+            ..MAX_SETTING_NAMES => self.setting_names.push(name),
+            // What is not remembered cannot be asked for, and so not be carried.
+            _ => self.names_overflown = true,
         }
     }
 
@@ -274,6 +311,7 @@ impl Tracker {
         match kind {
             b'Z' => {
                 self.status = body.first().copied().unwrap_or(b'I');
+                self.copy_in = false;
                 if let Some(segment) = self.waiting.pop_front() {
                     self.statements.answered(segment.parses);
                 }
@@ -291,12 +329,32 @@ impl Tracker {
                 }
             }
             b'G' => self.copy_in_begins(),
-            b'E' => self.copy_in = false,
+            b'E' => {
+                self.copy_in = false;
+                self.skipping = self.unsynced && self.waiting.is_empty();
+            }
             _ => {}
         }
     }
 
+    fn copy_ends(&mut self) {
+        if std::mem::take(&mut self.copy_in) {
+            return;
+        }
+        match self.waiting.back_mut() {
+            Some(segment) => segment.copy_ended += 1,
+            None if self.unsynced => self.open.copy_ended += 1,
+            // What is left of a copy that has failed.
+            None => {}
+        }
+    }
+
     fn copy_in_begins(&mut self) {
+        let segment = self.waiting.front_mut().unwrap_or(&mut self.open);
+        if segment.copy_ended > 0 {
+            segment.copy_ended -= 1;
+            return;
+        }
         self.copy_in = true;
         if self.waiting.front().is_some_and(|segment| segment.extended)
             && let Some(swallowed) = self.waiting.pop_front()
@@ -305,204 +363,5 @@ impl Tracker {
             self.open.suspect |= swallowed.suspect;
             self.unsynced = true;
         }
-    }
-}
-
-/// How the contents of a message matter to the tracker.
-fn is_inspected_from_client(kind: u8) -> bool {
-    matches!(kind, b'Q' | b'P' | b'B' | b'C')
-}
-
-fn is_inspected_from_server(kind: u8) -> bool {
-    matches!(kind, b'Z' | b'S' | b'A' | b'E' | b'N' | b'1' | b'G')
-}
-
-impl crate::engine::Tracker for Tracker {
-    fn client_bytes(&mut self, bytes: &[u8], admission: Admission) -> ClientScan {
-        let mut at = self.client_skip.min(bytes.len());
-        self.client_skip -= at;
-        let rest = loop {
-            if self.client_skip > 0 {
-                break Rest::Incomplete;
-            }
-            let Some(&kind) = bytes.get(at) else { break Rest::Incomplete };
-            if !matches!(
-                kind,
-                b'Q' | b'P' | b'B' | b'E' | b'D' | b'C' | b'S' | b'H' | b'F' | b'X' | b'd' | b'c' | b'f'
-            ) {
-                break Rest::Violation("invalid frontend message type");
-            }
-            let length = match message::frame_length(&bytes[at..]) {
-                Ok(Some(length)) => length,
-                Ok(None) => break Rest::Incomplete,
-                Err(text) => break Rest::Violation(text),
-            };
-            let here = &bytes[at + HEADER..bytes.len().min(at + length)];
-            let whole = here.len() + HEADER == length;
-            if is_inspected_from_client(kind) && !whole && here.len() < INSPECTED {
-                break Rest::Incomplete;
-            }
-            if kind == b'X' {
-                break Rest::Goodbye;
-            }
-            if admission != Admission::All && self.at_rest() && self.status == b'I' {
-                break Rest::Held;
-            }
-            let starts_segment = !self.unsynced && !self.copy_in && !matches!(kind, b'd' | b'c' | b'f');
-            let one_at_a_time = admission == Admission::OpenTransaction && !self.waiting.is_empty();
-            match starts_segment {
-                true if admission == Admission::Nothing => break Rest::Held,
-                true if one_at_a_time || self.waiting.len() >= MAX_SEGMENTS => break Rest::Draining,
-                _ => {}
-            }
-            self.client_message(kind, here, whole);
-            let present = here.len() + HEADER;
-            at += present;
-            self.client_skip = length - present;
-        };
-        ClientScan { forward: at, rest }
-    }
-
-    fn server_bytes(&mut self, bytes: &mut [u8], names: &dyn Fn(u32) -> Option<u32>) -> ServerScan {
-        let mut at = self.server_skip.min(bytes.len());
-        self.server_skip -= at;
-        let (mut farewell, mut violation) = (false, false);
-        while self.server_skip == 0 && at < bytes.len() {
-            let kind = bytes[at];
-            let length = match message::frame_length(&bytes[at..]) {
-                Ok(Some(length)) => length,
-                Ok(None) => break,
-                Err(_) => {
-                    violation = true;
-                    break;
-                }
-            };
-            let end = bytes.len().min(at + length);
-            let whole = end - at == length;
-            if is_inspected_from_server(kind) && length <= INSPECTED {
-                if !whole {
-                    break;
-                }
-                let body = &mut bytes[at + HEADER..end];
-                if is_farewell(kind, body) {
-                    farewell = true;
-                    break;
-                }
-                if kind == b'A' {
-                    rename_notifier(body, names);
-                }
-                self.server_message(kind, body);
-            }
-            self.server_skip = length - (end - at);
-            at = end;
-        }
-        ServerScan { forward: at, farewell, violation }
-    }
-
-    fn obstacle(&self) -> Option<Obstacle> {
-        if !self.at_rest() {
-            return Some(Obstacle::StatementInProgress);
-        }
-        match () {
-            () if self.status != b'I' => Some(Obstacle::OpenTransaction),
-            () if self.backup => Some(Obstacle::Backup),
-            () if self.origin => Some(Obstacle::Replication),
-            () => None,
-        }
-    }
-
-    fn is_quiet(&self) -> bool {
-        self.at_rest() && self.status == b'I' && self.server_skip == 0
-    }
-
-    fn is_between_messages(&self) -> bool {
-        self.server_skip == 0
-    }
-
-    fn is_running(&self) -> bool {
-        self.unsynced || !self.waiting.is_empty()
-    }
-
-    fn is_answered(&self) -> bool {
-        !self.is_running() && self.client_skip == 0 && self.server_skip == 0
-    }
-
-    fn is_mid_answer(&self) -> bool {
-        self.server_skip > 0
-    }
-
-    fn drift(&self) -> Drift {
-        self.drift
-    }
-
-    fn captured(&mut self) {
-        self.drift = Drift::None;
-        self.statements.all_settled();
-    }
-
-    fn shown(&self) -> &[u8] {
-        &self.shown
-    }
-
-    fn fate(&self) -> Fate {
-        let in_transaction = self.status != b'I';
-        let may_commit = self.open.may_commit || self.waiting.iter().any(|segment| segment.may_commit);
-        match () {
-            // The client is in the middle of a message or a message of the server in the middle of the client: nothing
-            // can be said between.
-            () if self.client_skip > 0 || self.server_skip > 0 => Fate::StatementUnknown,
-            () if self.at_rest() && in_transaction => Fate::TransactionAborted,
-            () if self.at_rest() => Fate::Carried,
-            // More than one answer is owed.
-            () if self.waiting.len() + usize::from(self.unsynced) > 1 && !may_commit => {
-                Fate::StatementUnknown
-            }
-            () if !in_transaction => Fate::StatementUnknown,
-            // In a failed transaction nothing but its end can succeed, and that end is a rollback.
-            () if may_commit && !(self.status == b'E' && self.waiting.len() <= 1) => Fate::CommitUnknown,
-            () => Fate::StatementAborted,
-        }
-    }
-
-    fn abort_copy(&mut self) -> Option<&'static [u8]> {
-        if !self.copy_in || self.client_skip > 0 {
-            return None;
-        }
-        self.copy_in = false;
-        Some(b"f\x00\x00\x00\x29terminating due to a capacity change\0")
-    }
-
-    fn reattached(&mut self) {
-        self.status = b'I';
-        self.open = Segment::default();
-        self.unsynced = false;
-        self.waiting.clear();
-        self.copy_in = false;
-        self.server_skip = 0;
-        self.drift = Drift::None;
-    }
-
-    fn rolled_back(&mut self) {
-        self.status = b'I';
-        self.drift = Drift::Possible;
-    }
-}
-
-/// A crash of the server is announced as a warning (`src/backend/tcop/postgres.c`, `quickdie`), everything else that
-/// ends a connection as a fatal error.
-fn is_farewell(kind: u8, body: &[u8]) -> bool {
-    match kind {
-        b'E' => message::is_fatal(body),
-        b'N' => matches!(message::error_field(body, b'C'), b"57P01" | b"57P02"),
-        _ => false,
-    }
-}
-
-/// Clients skip their own notifications by the process id they know, which is the router's.
-fn rename_notifier(body: &mut [u8], names: &dyn Fn(u32) -> Option<u32>) {
-    if let Some(id) = body.first_chunk_mut::<4>()
-        && let Some(known) = names(u32::from_be_bytes(*id))
-    {
-        *id = known.to_be_bytes();
     }
 }

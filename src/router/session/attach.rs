@@ -9,7 +9,7 @@ use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{End, Session};
-use crate::engine::{Admission, DialogueError, Engine, Farewell, Rest, Tracker};
+use crate::engine::{Admission, DialogueError, Drift, Engine, Farewell, Rest, Tracker};
 use crate::router::backend::{Backend, BackendError};
 use crate::router::fleet::Order;
 use crate::router::gate::{Phase, Signal};
@@ -19,6 +19,8 @@ use crate::router::nonce;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a listener's last notifications may take.
 const DRAIN: Duration = Duration::from_secs(1);
+/// Between two looks of a new client whether it may have a backend.
+const WAIT: Duration = Duration::from_millis(100);
 /// Between two tries.
 const RETRY: Duration = Duration::from_millis(20);
 /// A client without a backend may send this much ahead.
@@ -35,8 +37,8 @@ pub(super) enum Idle {
 impl<E: Engine> Session<E> {
     /// The database that this session's backend belongs to goes, or is gone.
     pub(super) async fn let_go(&mut self, signal: &Signal) -> Result<(), End> {
-        let carried = self.rest.is_parked(signal.round) && self.rest.standing().is_none();
-        if !carried {
+        let held_still = self.rest.is_parked(signal.round) && self.tracker.is_quiet();
+        if !held_still || self.rest.standing().is_some() || self.tracker.drift() > Drift::None {
             return self.backend_lost().await;
         }
         self.drain().await?;
@@ -54,17 +56,20 @@ impl<E: Engine> Session<E> {
 
     /// Passes on what the old server has for the client: it is gone with the server.
     async fn drain(&mut self) -> Result<(), End> {
-        let Some(drain) = E::drain(&self.state) else { return Ok(()) };
         let Some(backend) = &mut self.backend else { return Ok(()) };
         // What was read before comes first.
         let cleared = std::mem::take(&mut self.cleared);
         let earlier = backend.input.split_to(cleared);
+        if !earlier.is_empty() && !self.tell(&earlier).await {
+            return Err(End::Client);
+        }
+        let Some(drain) = E::drain(&self.state) else { return Ok(()) };
+        let Some(backend) = &mut self.backend else { return Ok(()) };
         match timeout(DRAIN, backend.converse(drain)).await {
             Ok(Ok(mut pending)) => {
                 let membership = &self.membership;
                 self.tracker.server_bytes(&mut pending, &|backend_id| membership.name_of(backend_id));
-                let all = [&earlier[..], &pending[..]].concat();
-                if all.is_empty() || self.tell(&all).await { Ok(()) } else { Err(End::Client) }
+                if pending.is_empty() || self.tell(&pending).await { Ok(()) } else { Err(End::Client) }
             }
             failed => {
                 tracing::warn!(session = self.membership.key().id, ?failed, "pending notifications are lost");
@@ -96,7 +101,7 @@ impl<E: Engine> Session<E> {
             Idle::Order(Order::Cancel(_done)) => {
                 let mut answer = BytesMut::new();
                 if self.lost.is_none() && E::cancel_held(&mut self.client.from.bytes, &mut answer) {
-                    self.tell(&answer).await;
+                    return if self.tell(&answer).await { Ok(()) } else { Err(End::Client) };
                 }
                 Ok(())
             }
@@ -133,26 +138,20 @@ impl<E: Engine> Session<E> {
     /// Logs in and makes the backend the session that it was.
     async fn reattach(&mut self, socket: &Arc<Path>, era: u64) -> Result<(), End> {
         let started = Instant::now();
-        let deadline = started + PATIENCE;
-        let mut backend = loop {
-            match Backend::<E>::connect(socket, E::log_in(&self.startup)).await {
-                Ok(backend) => break backend,
-                Err(error) if is_passing(&error) && Instant::now() < deadline => {
-                    tracing::debug!(session = self.membership.key().id, %error, "waiting for a backend");
-                    sleep(RETRY).await;
-                    if self.gate.borrow().era != era {
-                        return self.not_attached().await;
-                    }
-                }
-                Err(BackendError::Dialogue(error @ DialogueError::Refused { .. })) => {
-                    self.membership.detach(false);
-                    return Err(End::Told(Farewell::StateLost(error.to_string())));
-                }
-                // The database is gone again: what is to be done then, the gate will say.
-                Err(_) => return self.not_attached().await,
+        let mut backend = match Backend::<E>::connect(socket, E::log_in(&self.startup)).await {
+            Ok(backend) => backend,
+            Err(BackendError::Dialogue(error @ DialogueError::Refused { .. })) if !self.may_pass(&error) => {
+                self.membership.detach(false);
+                return Err(End::Told(Farewell::StateLost(error.to_string())));
+            }
+            // The database is gone again, or has no place: what is to be done then, the gate or the next try will say.
+            Err(error) => {
+                tracing::debug!(session = self.membership.key().id, %error, "no backend yet");
+                return self.not_attached().await;
             }
         };
-        let restore = E::restore(&self.tracker, &self.state, nonce());
+        self.rest.refused_since = None;
+        let restore = E::restore(&self.tracker, &backend.logged_in, &self.state, nonce());
         match backend.converse(restore).await {
             Ok(restored) => {
                 let mut out = BytesMut::new();
@@ -176,19 +175,18 @@ impl<E: Engine> Session<E> {
         }
     }
 
+    /// A later try may succeed: the server is starting or stopping, or has no place just now. Not for ever.
+    fn may_pass(&mut self, error: &DialogueError) -> bool {
+        let DialogueError::Refused { code, .. } = error else { return false };
+        let since = *self.rest.refused_since.get_or_insert_with(Instant::now);
+        matches!(code.as_str(), "57P01" | "57P02" | "57P03" | "53300") && since.elapsed() < PATIENCE
+    }
+
     /// The next try is not at once: a socket that nobody listens on refuses without delay.
     async fn not_attached(&mut self) -> Result<(), End> {
         self.membership.detach(E::is_visible(&self.state));
         sleep(RETRY).await;
         Ok(())
-    }
-}
-
-/// Errors that a later try may not have: the server is starting or stopping, or has no place just now.
-pub(in crate::router) fn is_passing(error: &BackendError) -> bool {
-    match error {
-        BackendError::Dialogue(DialogueError::Refused { code, .. }) => code == "57P03" || code == "53300",
-        _ => false,
     }
 }
 
@@ -217,8 +215,12 @@ pub(in crate::router) async fn first_backend<E: Engine>(
                         sleep(RETRY).await;
                     }
                 }
-            } else if gate.changed().await.is_err() {
-                return Err(None);
+            } else {
+                // Mostly the gate says when; while sessions with visible state go first, nobody does.
+                match timeout(WAIT, gate.changed()).await {
+                    Ok(Err(_)) => return Err(None),
+                    Ok(Ok(())) | Err(_) => {}
+                }
             }
         }
     };

@@ -30,6 +30,7 @@ impl<E: Engine> Session<E> {
         let told = self.cleared == 0;
         match self.tracker.fate() {
             Fate::Carried if self.tracker.is_quiet() && told => self.carried(signal).await,
+            Fate::StatementFailed if told => self.abort_transaction(signal).await,
             Fate::TransactionAborted if mild && told => self.abort_transaction(signal).await,
             Fate::CommitUnknown if mild => self.closed(Farewell::CommitUnknown),
             Fate::StatementUnknown | Fate::StatementAborted if mild => {
@@ -106,8 +107,9 @@ impl<E: Engine> Session<E> {
     /// speaks next.
     async fn abort_transaction(&mut self, signal: &Signal) -> Result<(), End> {
         let lost = E::lost_transaction(&self.tracker);
+        let of_no_transaction = self.tracker.fate() == Fate::StatementFailed;
         let Some(backend) = &mut self.backend else { return Ok(()) };
-        let Ok(aside) = backend.converse(E::roll_back()).await else {
+        let Ok(aside) = backend.converse(E::roll_back(&self.tracker)).await else {
             return self.closed(Farewell::ForcedChange);
         };
         self.tracker.rolled_back();
@@ -118,7 +120,10 @@ impl<E: Engine> Session<E> {
             return self.closed(Farewell::ForcedChange);
         }
         self.lost = Some(lost);
-        self.membership.fared(|tally| tally.aborted += 1);
+        self.membership.fared(|tally| match of_no_transaction {
+            true => tally.carried += 1,
+            false => tally.aborted += 1,
+        });
         Ok(())
     }
 }

@@ -44,8 +44,11 @@ impl<E: Engine> Session<E> {
             self.membership.fared(|tally| tally.closed += 1);
             return Err(End::Told(why));
         }
-        if matches!(self.tracker.fate(), Fate::TransactionAborted | Fate::StatementAborted) {
+        let fate = self.tracker.fate();
+        if fate != Fate::Carried {
             self.lost = Some(E::lost_transaction(&self.tracker));
+        }
+        if matches!(fate, Fate::TransactionAborted | Fate::StatementAborted) {
             self.membership.fared(|tally| tally.aborted += 1);
         } else {
             self.membership.fared(|tally| tally.carried += 1);
@@ -64,10 +67,11 @@ impl<E: Engine> Session<E> {
         match self.tracker.fate() {
             Fate::CommitUnknown => return Some(Farewell::CommitUnknown),
             Fate::StatementUnknown => return Some(Farewell::StatementUnknown),
-            Fate::Carried | Fate::TransactionAborted | Fate::StatementAborted => {}
+            Fate::Carried | Fate::TransactionAborted | Fate::StatementAborted | Fate::StatementFailed => {}
         }
-        if let Some(obstacle) = self.rest.standing() {
-            return Some(Farewell::StateLost(obstacle.to_string()));
+        let of_wire = self.tracker.obstacle().filter(|obstacle| !obstacle.is_passing());
+        if let Some(obstacle) = self.rest.standing().or(of_wire) {
+            return Some(Farewell::StateLost(obstacle.to_string().replace('_', " ")));
         }
         if self.tracker.drift() == Drift::Possible {
             return Some(Farewell::StateLost("it had changed since it was last looked at".into()));

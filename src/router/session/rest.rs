@@ -34,7 +34,13 @@ pub(crate) struct Rest {
     standing: Option<Obstacle>,
     shown: Option<Obstacle>,
     looked: Instant,
+    /// How many setting names were known when the session last looked; `None`: it never had to.
+    names: Option<usize>,
     due: Option<Instant>,
+    /// Since when something may have changed the session that was not looked at.
+    drifted_since: Option<Instant>,
+    /// Since when backends turn the session away.
+    pub refused_since: Option<Instant>,
     cancelling: Option<JoinHandle<()>>,
 }
 
@@ -50,7 +56,10 @@ impl Rest {
             standing: None,
             shown: None,
             looked: Instant::now(),
+            names: None,
             due: None,
+            drifted_since: None,
+            refused_since: None,
             cancelling: None,
         }
     }
@@ -59,20 +68,26 @@ impl Rest {
     pub(super) fn reattached(&mut self, era: u64) {
         self.era = era;
         self.cold = true;
+        self.parked = None;
     }
 
     /// A survey asks the session to look at itself. One that is busy will have to look again when it is held; it looks
     /// now, too, if its backend was never asked.
-    pub(super) fn surveyed(&mut self, survey: u64, drift: Drift, quiet: bool) {
+    pub(super) fn surveyed(&mut self, survey: u64, stale_and_quiet: bool) {
         if self.survey != survey {
             self.survey = survey;
-            self.survey_due = drift > Drift::None && quiet || self.cold;
+            self.survey_due = stale_and_quiet || self.cold;
         }
     }
 
     /// A survey is to be answered at the next quiet moment.
     pub(super) fn survey_due(&self) -> bool {
         self.survey_due
+    }
+
+    /// The gate is open: whatever the session held still for is over, and it may be anywhere from now on.
+    pub(crate) fn goes_on(&mut self) {
+        self.parked = None;
     }
 
     /// The session holds still for this round.
@@ -92,13 +107,15 @@ impl Rest {
 
     /// It never came to rest for long enough.
     pub(crate) fn is_overdue(&self) -> bool {
-        self.due.is_some_and(|due| due + OVERDUE < Instant::now())
+        self.drifted_since.is_some_and(|since| since.elapsed() > OVERDUE)
     }
 
     /// Something may have changed the session.
     pub(crate) fn drifted(&mut self) {
         if self.due.is_none() {
-            self.due = Some((Instant::now() + SETTLED).max(self.looked + INTERVAL));
+            let now = Instant::now();
+            self.due = Some((now + SETTLED).max(self.looked + INTERVAL));
+            self.drifted_since = self.drifted_since.or(Some(now));
         }
     }
 
@@ -118,13 +135,15 @@ impl Rest {
 }
 
 /// Waits for a look; when it takes too long, has it cancelled and waits on for what then comes.
-async fn cancelled_when_late<T>(look: impl Future<Output = T>, cancel: impl Future<Output = ()>) -> T {
+async fn cancelled_when_late<T, C: Future<Output = ()>>(
+    look: impl Future<Output = T>,
+    cancel: impl Fn() -> C,
+) -> T {
     tokio::pin!(look);
-    match timeout(LOOK, &mut look).await {
-        Ok(looked) => looked,
-        Err(_) => {
-            cancel.await;
-            look.await
+    loop {
+        match timeout(LOOK, &mut look).await {
+            Ok(looked) => return looked,
+            Err(_) => cancel().await,
         }
     }
 }
@@ -135,7 +154,7 @@ impl<E: Engine> Session<E> {
         if !matches!(signal.phase, Phase::Shut { .. }) {
             return Ok(());
         }
-        if self.tracker.drift() > Drift::None {
+        if self.is_stale() {
             self.look_at_itself().await?;
         }
         // The backend may have been lost while it was asked.
@@ -158,8 +177,15 @@ impl<E: Engine> Session<E> {
             return self.look_at_itself().await;
         }
         // Overdue ones are reported at their next quiet moment; until then the timer need not ring.
-        self.rest.due = self.rest.due.map(|due| due.max(Instant::now() - OVERDUE) + SETTLED);
+        self.rest.due = Some(Instant::now() + SETTLED);
         Ok(())
+    }
+
+    /// What was last captured may not be all that the session is made of.
+    pub(super) fn is_stale(&self) -> bool {
+        let (_, database) = E::describe(&self.startup);
+        let more_names = |asked: usize| self.membership.known_setting_names(database) > asked;
+        self.tracker.drift() > Drift::None || self.rest.names.is_some_and(more_names)
     }
 
     /// Captures. The session must be at rest.
@@ -171,13 +197,14 @@ impl<E: Engine> Session<E> {
         let started = Instant::now();
         let (_, database) = E::describe(&self.startup);
         let names = self.membership.share_setting_names(database, E::setting_names(&self.tracker));
+        self.rest.names = Some(names.len());
         let Some(backend) = &mut self.backend else { return Ok(()) };
         let question =
             E::capture(&self.startup, &backend.logged_in, &self.tracker, &self.state, &names, nonce());
-        let cancel = backend.cancel();
+        let cancel = backend.canceller();
         let captured = cancelled_when_late(backend.converse(question), cancel).await;
         self.rest.looked = Instant::now();
-        self.rest.due = None;
+        (self.rest.due, self.rest.drifted_since) = (None, None);
         (self.rest.survey_due, self.rest.cold) = (false, false);
         self.cluster.metrics.capture_seconds.observe(started.elapsed().as_secs_f64());
         match captured {
@@ -190,7 +217,11 @@ impl<E: Engine> Session<E> {
                 self.pass_aside(captured.aside).await
             }
             Err(BackendError::Dialogue(error @ crate::engine::DialogueError::Refused { .. })) => {
-                tracing::warn!(session = self.membership.key().id, %error, "a session cannot be asked for its state");
+                // It will be asked again and again while a change is sought; once is enough to be told.
+                if self.rest.standing != Some(Obstacle::Unknown) {
+                    let session = self.membership.key().id;
+                    tracing::warn!(session, %error, "a session cannot be asked for its state");
+                }
                 self.rest.standing = Some(Obstacle::Unknown);
                 self.rest.seen(&self.membership, &self.tracker);
                 Ok(())

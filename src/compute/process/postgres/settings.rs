@@ -15,8 +15,9 @@ const CONNECTIONS_PER_ACU: u64 = 125;
 const FEWEST_CONNECTIONS: u64 = 100;
 /// ... or more, as with the original.
 const MOST_CONNECTIONS: u64 = 5000;
-/// What an idle connection's process costs; capacity on a small machine does not promise more of them than fit.
-const BYTES_PER_CONNECTION: u64 = 2 * MIB;
+/// What a connection's process costs beside the shared memory; a small capacity does not promise more of them than fit
+/// below its memory limit, which would end the whole database.
+const BYTES_PER_CONNECTION: u64 = 4 * MIB;
 /// The router's own connections find a place on a full server.
 const RESERVED_CONNECTIONS: u64 = 10;
 /// The port is only the socket's name.
@@ -103,7 +104,8 @@ fn shared_buffers(memory_bytes: u64) -> u64 {
 /// 25 ms from 20 to 1000), and the start is what clients wait for.
 fn max_connections(resources: &Resources) -> u64 {
     let by_capacity = (u64::from(resources.capacity) * CONNECTIONS_PER_ACU).min(MOST_CONNECTIONS);
-    by_capacity.min(resources.memory_bytes / BYTES_PER_CONNECTION).max(FEWEST_CONNECTIONS)
+    let private = resources.memory_bytes.saturating_sub(shared_buffers(resources.memory_bytes));
+    by_capacity.min(private / BYTES_PER_CONNECTION).max(FEWEST_CONNECTIONS)
 }
 
 fn governed(cluster: &str, resources: &Resources) -> Vec<String> {
@@ -174,7 +176,8 @@ mod tests {
             acus.iter().map(|acu| max_connections(&resources(*acu, u64::from(*acu) << 31))).collect();
         assert_eq!(counts, [250, 500, 1000, 2000, 4000, 5000, 5000, 5000]);
         assert_eq!(max_connections(&resources(2, 64 * MIB)), 100);
-        assert!(max_connections(&resources(4, 512 * MIB)) > 200 + RESERVED_CONNECTIONS);
+        assert_eq!(max_connections(&resources(4, 512 * MIB)), 100);
+        assert!(max_connections(&resources(2, 2 << 30)) > 200 + RESERVED_CONNECTIONS);
     }
 
     #[test]

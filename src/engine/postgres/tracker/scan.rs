@@ -1,0 +1,218 @@
+//! Finds the messages in the bytes that go by, and says what a session's state at this moment allows.
+
+use super::{INSPECTED, MAX_SEGMENTS, Segment, Tracker};
+use crate::engine::postgres::message::{self, HEADER};
+use crate::engine::{Admission, ClientScan, Drift, Fate, Obstacle, Rest, ServerScan};
+
+/// How the contents of a message matter to the tracker.
+fn is_inspected_from_client(kind: u8) -> bool {
+    matches!(kind, b'Q' | b'P' | b'B' | b'C')
+}
+
+fn is_inspected_from_server(kind: u8) -> bool {
+    matches!(kind, b'Z' | b'S' | b'A' | b'E' | b'N' | b'1' | b'G')
+}
+
+impl crate::engine::Tracker for Tracker {
+    fn client_bytes(&mut self, bytes: &[u8], admission: Admission) -> ClientScan {
+        let mut at = self.client_skip.min(bytes.len());
+        self.client_skip -= at;
+        let rest = loop {
+            if self.client_skip > 0 {
+                break Rest::Incomplete;
+            }
+            let Some(&kind) = bytes.get(at) else { break Rest::Incomplete };
+            if !matches!(
+                kind,
+                b'Q' | b'P' | b'B' | b'E' | b'D' | b'C' | b'S' | b'H' | b'F' | b'X' | b'd' | b'c' | b'f'
+            ) {
+                break Rest::Violation("invalid frontend message type");
+            }
+            let length = match message::frame_length(&bytes[at..]) {
+                Ok(Some(length)) => length,
+                Ok(None) => break Rest::Incomplete,
+                Err(text) => break Rest::Violation(text),
+            };
+            let here = &bytes[at + HEADER..bytes.len().min(at + length)];
+            let whole = here.len() + HEADER == length;
+            if is_inspected_from_client(kind) && !whole && here.len() < INSPECTED {
+                break Rest::Incomplete;
+            }
+            if kind == b'X' {
+                break Rest::Goodbye;
+            }
+            if admission != Admission::All && self.at_rest() && self.status == b'I' {
+                break Rest::Held;
+            }
+            let starts_segment = !self.unsynced && !self.copy_in && !matches!(kind, b'd' | b'c' | b'f');
+            let one_at_a_time = admission == Admission::OpenTransaction && !self.waiting.is_empty();
+            match starts_segment {
+                true if admission == Admission::Nothing => break Rest::Held,
+                true if one_at_a_time || self.waiting.len() >= MAX_SEGMENTS => break Rest::Draining,
+                _ => {}
+            }
+            self.client_message(kind, here, whole);
+            let present = here.len() + HEADER;
+            at += present;
+            self.client_skip = length - present;
+        };
+        ClientScan { forward: at, rest }
+    }
+
+    fn server_bytes(&mut self, bytes: &mut [u8], names: &dyn Fn(u32) -> Option<u32>) -> ServerScan {
+        let mut at = self.server_skip.min(bytes.len());
+        self.server_skip -= at;
+        let (mut farewell, mut violation) = (false, false);
+        while self.server_skip == 0 && at < bytes.len() {
+            let kind = bytes[at];
+            let length = match message::frame_length(&bytes[at..]) {
+                Ok(Some(length)) => length,
+                Ok(None) => break,
+                Err(_) => {
+                    violation = true;
+                    break;
+                }
+            };
+            let end = bytes.len().min(at + length);
+            let whole = end - at == length;
+            if is_inspected_from_server(kind) && length <= INSPECTED {
+                if !whole {
+                    break;
+                }
+                let body = &mut bytes[at + HEADER..end];
+                if is_farewell(kind, body) {
+                    farewell = true;
+                    break;
+                }
+                if kind == b'A' {
+                    rename_notifier(body, names);
+                }
+                self.server_message(kind, body);
+            }
+            self.server_skip = length - (end - at);
+            at = end;
+        }
+        ServerScan { forward: at, farewell, violation }
+    }
+
+    fn obstacle(&self) -> Option<Obstacle> {
+        if !self.at_rest() {
+            return Some(Obstacle::StatementInProgress);
+        }
+        match () {
+            () if self.status != b'I' => Some(Obstacle::OpenTransaction),
+            () if self.backup => Some(Obstacle::Backup),
+            () if self.origin => Some(Obstacle::Replication),
+            () => None,
+        }
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.at_rest() && self.status == b'I' && self.server_skip == 0
+    }
+
+    fn is_running(&self) -> bool {
+        self.unsynced && !self.skipping || !self.waiting.is_empty()
+    }
+
+    fn is_answered(&self) -> bool {
+        !self.is_running() && self.client_skip == 0 && self.server_skip == 0
+    }
+
+    fn is_mid_answer(&self) -> bool {
+        self.server_skip > 0
+    }
+
+    fn drift(&self) -> Drift {
+        match () {
+            () if self.open.suspect => Drift::Possible,
+            () if self.unsynced => self.drift.max(Drift::Benign),
+            () => self.drift,
+        }
+    }
+
+    fn captured(&mut self) {
+        self.drift = Drift::None;
+        self.statements.all_settled();
+    }
+
+    fn shown(&self) -> &[u8] {
+        &self.shown
+    }
+
+    fn fate(&self) -> Fate {
+        let in_transaction = self.status != b'I';
+        let may_commit = self.open.may_commit || self.waiting.iter().any(|segment| segment.may_commit);
+        match () {
+            // The client is in the middle of a message or a message of the server in the middle of the client: nothing
+            // can be said between.
+            () if self.client_skip > 0 || self.server_skip > 0 => Fate::StatementUnknown,
+            () if self.at_rest() && in_transaction => Fate::TransactionAborted,
+            () if self.at_rest() => Fate::Carried,
+            () if self.is_skipping() && in_transaction => Fate::TransactionAborted,
+            () if self.is_skipping() => Fate::StatementFailed,
+            // More than one answer is owed.
+            () if self.waiting.len() + usize::from(self.unsynced) > 1 && !may_commit => {
+                Fate::StatementUnknown
+            }
+            () if !in_transaction => Fate::StatementUnknown,
+            // What follows the end of a transaction commits by itself, even if that end was a rollback.
+            () if self.open.runs_on || self.waiting.iter().any(|segment| segment.runs_on) => {
+                Fate::CommitUnknown
+            }
+            // In a failed transaction nothing but its end can succeed, and that end is a rollback.
+            () if may_commit && !(self.status == b'E' && self.waiting.len() <= 1) => Fate::CommitUnknown,
+            () => Fate::StatementAborted,
+        }
+    }
+
+    fn abort_copy(&mut self) -> Option<&'static [u8]> {
+        if !self.copy_in || self.client_skip > 0 {
+            return None;
+        }
+        self.copy_in = false;
+        Some(b"f\x00\x00\x00\x29terminating due to a capacity change\0")
+    }
+
+    fn reattached(&mut self) {
+        self.status = b'I';
+        self.open = Segment::default();
+        (self.unsynced, self.skipping) = (false, false);
+        self.waiting.clear();
+        self.copy_in = false;
+        (self.backup, self.origin) = (false, false);
+        self.server_skip = 0;
+        self.drift = Drift::None;
+    }
+
+    fn rolled_back(&mut self) {
+        self.status = b'I';
+        self.open = Segment::default();
+        (self.unsynced, self.skipping) = (false, false);
+        self.drift = Drift::Possible;
+    }
+}
+
+/// A crash of the server is announced as a warning (`src/backend/tcop/postgres.c`, `quickdie`), everything else that
+/// ends a connection as a fatal error.
+fn is_farewell(kind: u8, body: &[u8]) -> bool {
+    match kind {
+        b'E' => message::is_fatal(body),
+        b'N' => {
+            // Anybody may raise a warning with this code; only the server words it so.
+            matches!(message::error_field(body, b'C'), b"57P01" | b"57P02")
+                && message::error_field(body, b'V') == b"WARNING"
+                && message::error_field(body, b'M').starts_with(b"terminating connection")
+        }
+        _ => false,
+    }
+}
+
+/// Clients skip their own notifications by the process id they know, which is the router's.
+fn rename_notifier(body: &mut [u8], names: &dyn Fn(u32) -> Option<u32>) {
+    if let Some(id) = body.first_chunk_mut::<4>()
+        && let Some(known) = names(u32::from_be_bytes(*id))
+    {
+        *id = known.to_be_bytes();
+    }
+}

@@ -1,0 +1,163 @@
+//! A session's own end of the fleet.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use subtle::ConstantTimeEq as _;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::{Attachment, Doing, Fleet, Full, Identity, Member, Order, Tally};
+use crate::engine::{CancelClaim, CancelKey, Obstacle};
+use crate::router::gate::{Gate, Phase};
+
+/// A session's own end of the fleet. Dropping it takes the session out.
+pub struct Membership {
+    fleet: Arc<Fleet>,
+    id: u32,
+    key: CancelKey,
+    doing: Arc<Mutex<Doing>>,
+}
+
+impl Fleet {
+    /// Takes a session in, detached. Returns its orders.
+    pub fn join(
+        self: &Arc<Self>,
+        identity: Identity,
+        secret: [u8; 32],
+        secret_length: usize,
+    ) -> Result<(Membership, mpsc::Receiver<Order>), Full> {
+        let (orders, received) = mpsc::channel(4);
+        let doing = Arc::new(Mutex::new(Doing::nothing()));
+        let mut members = self.members();
+        if members.sessions.len() >= self.limit {
+            return Err(Full);
+        }
+        let id = members.free_id();
+        let key = CancelKey { id, secret };
+        let member = Member {
+            key,
+            secret_length,
+            orders,
+            backend_id: None,
+            identity,
+            started: Instant::now(),
+            attachment: Attachment::Detached,
+            doing: Arc::clone(&doing),
+            visible: None,
+        };
+        members.counts[Attachment::Detached as usize] += 1;
+        members.sessions.insert(id, member);
+        Ok((Membership { fleet: Arc::clone(self), id, key, doing }, received))
+    }
+
+    /// Has the statement cancelled that a client names by its key; silently does nothing if the key is wrong.
+    /// Returns what resolves when the server was asked.
+    pub fn cancel(&self, claim: &CancelClaim) -> Option<oneshot::Receiver<()>> {
+        let members = self.members();
+        let member = members.sessions.get(&claim.id)?;
+        let expected = &member.key.secret[..member.secret_length];
+        if !bool::from(expected.ct_eq(&claim.secret)) {
+            return None;
+        }
+        let (done, asked) = oneshot::channel();
+        member.orders.try_send(Order::Cancel(done)).ok()?;
+        Some(asked)
+    }
+}
+
+impl Membership {
+    /// The session's connection id and cancel secret.
+    pub fn key(&self) -> CancelKey {
+        self.key
+    }
+
+    /// What the session watches.
+    pub fn gate(&self) -> Gate {
+        self.fleet.gate()
+    }
+
+    /// May the session have a backend now? If so it counts as attached from here on.
+    pub fn attach(&self) -> bool {
+        let mut members = self.fleet.members();
+        let visible = members.sessions.get(&self.id).is_some_and(|member| member.visible.is_some());
+        let allowed = match self.fleet.phase() {
+            Phase::Open => visible || !members.awaits_visible(),
+            Phase::Reattach => visible,
+            Phase::Down | Phase::Shut { .. } | Phase::LetGo | Phase::Closing => false,
+        };
+        if allowed {
+            members.set(self.id, Attachment::Attached);
+        }
+        allowed
+    }
+
+    /// The backend's process id, once it is logged in.
+    pub fn attached_to(&self, backend_id: u32) {
+        let mut members = self.fleet.members();
+        members.name_backend(self.id, Some(backend_id));
+        members.set_visible(self.id, None);
+        drop(members);
+        self.fleet.progress.notify_waiters();
+    }
+
+    /// The session has no backend any more. `visible`: it must be restored before anybody runs.
+    pub fn detach(&self, visible: bool) {
+        let mut members = self.fleet.members();
+        members.set(self.id, Attachment::Detached);
+        // Its backend's number stays known until the next database: others may yet hear from it.
+        members.set_visible(self.id, Some(Instant::now()).filter(|_| visible));
+        drop(members);
+        self.fleet.progress.notify_waiters();
+    }
+
+    /// The session holds still for the hold of this round (or cannot be carried).
+    pub fn park(&self, round: u64, blocked: bool) {
+        let mut members = self.fleet.members();
+        let signal = self.fleet.signal.borrow().clone();
+        let current = signal.round == round && matches!(signal.phase, Phase::Shut { .. });
+        let attached = members.sessions.get(&self.id).is_some_and(|m| m.attachment != Attachment::Detached);
+        if current && attached {
+            members.set(self.id, if blocked { Attachment::Blocked } else { Attachment::Parked });
+        }
+        drop(members);
+        self.fleet.progress.notify_waiters();
+    }
+
+    /// Adds to the tally of the change that is under way.
+    pub fn fared(&self, add: impl FnOnce(&mut Tally)) {
+        add(&mut self.fleet.members().tally);
+    }
+
+    /// Tells operators what the session is doing.
+    pub fn doing(&self, obstacle: Option<Obstacle>, statement: &[u8]) {
+        self.doing.lock().unwrap_or_else(PoisonError::into_inner).set(obstacle, statement);
+    }
+
+    /// The connection id behind a backend's process id.
+    pub fn name_of(&self, backend_id: u32) -> Option<u32> {
+        self.fleet.members().names.get(&backend_id).copied()
+    }
+
+    /// Shares setting names with the other sessions of a database and returns what they know.
+    pub fn share_setting_names(&self, database: &str, own: &[String]) -> Vec<String> {
+        self.fleet.members().learn_setting_names(database, own).clone()
+    }
+
+    /// How many setting names are known in a database. It never falls.
+    pub fn known_setting_names(&self, database: &str) -> usize {
+        self.fleet.members().setting_names.get(database).map_or(0, Vec::len)
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        let mut members = self.fleet.members();
+        members.name_backend(self.id, None);
+        members.set_visible(self.id, None);
+        if let Some(member) = members.sessions.remove(&self.id) {
+            members.counts[member.attachment as usize] -= 1;
+        }
+        drop(members);
+        self.fleet.progress.notify_waiters();
+    }
+}
