@@ -115,6 +115,9 @@ pub trait ComputeProvider: Send + Sync {
     /// the running instance would notice, so it can be called and never followed by `hand_over`.
     async fn prepare(&self, to: &Resources) -> Result<(), ComputeError>;
 
+    /// The hand-over that was prepared will not come: what is held ready for it can go.
+    fn dismiss(&self) {}
+
     /// Stops `old` and starts the database with the resources `to`. Called while no client can write.
     /// `Ok(Kept)`: the new capacity failed, the old one serves again. `Err`: no instance runs (and none can be started
     /// now); the volume is intact.

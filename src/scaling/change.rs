@@ -160,7 +160,10 @@ impl Driver {
         let (hold, shut, outcome) = match found {
             Found::Point(hold, shut) => (hold, shut, Outcome::Scaled),
             Found::Forced(hold, shut) => (hold, shut, Outcome::Forced),
-            Found::Nothing => return Ok(Outcome::RolledBack),
+            Found::Nothing => {
+                self.provider.dismiss();
+                return Ok(Outcome::RolledBack);
+            }
             Found::Died => return Err("the database ended before a scaling point was found".to_owned()),
         };
         times.hold = shut.elapsed();

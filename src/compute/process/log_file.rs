@@ -37,6 +37,11 @@ impl ServerLog {
         Ok(Self { file, path: path.to_path_buf(), begins })
     }
 
+    /// The start begins now: what others have said since the log was opened is not this one's.
+    pub(super) fn begin(&mut self) {
+        self.begins = self.file.metadata().map_or(self.begins, |log| log.len());
+    }
+
     /// What the server said since this start: the first grave line foremost, then the last few.
     pub(super) fn last_words(&self, is_grave: impl Fn(&str) -> bool) -> String {
         let text = self.tail().unwrap_or_default();

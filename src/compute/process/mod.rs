@@ -112,6 +112,8 @@ pub struct ProcessProvider {
     password: Mutex<Option<Zeroizing<String>>>,
     claim: OnceCell<Claim>,
     running: Mutex<Option<Process>>,
+    /// The next server's process, which waits for the old one's end.
+    prepared: Mutex<Option<(Resources, Staged)>>,
     /// One operation at a time: two starts at once would be two writers.
     turn: Semaphore,
     remarks: Mutex<BTreeSet<String>>,
@@ -146,6 +148,7 @@ impl ProcessProvider {
             password: Mutex::new(Some(password)),
             claim: OnceCell::new(),
             running: Mutex::new(None),
+            prepared: Mutex::new(None),
             turn: Semaphore::new(1),
             remarks: Mutex::default(),
             start_deadline: config.start_deadline,
@@ -232,6 +235,18 @@ impl ProcessProvider {
         Staged::new(&self.site, self.flavour.as_ref(), resources, &self.cgroup.entrances())
     }
 
+    fn prepared(&self) -> MutexGuard<'_, Option<(Resources, Staged)>> {
+        self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was prepared for this capacity, or else a start from scratch.
+    fn take_prepared(&self, to: &Resources) -> Result<Staged, ComputeError> {
+        match self.prepared().take() {
+            Some((resources, staged)) if resources == *to && staged.is_alive() => Ok(staged),
+            _ => self.stage(to),
+        }
+    }
+
     /// Sets the limits of a capacity, in the background.
     fn limit(&self, resources: &Resources) {
         let memory_bytes = cgroup::memory_limit(resources.memory_bytes, self.flavour.cache_bytes(resources));
@@ -288,6 +303,7 @@ impl ComputeProvider for ProcessProvider {
         if !self.flavour.has_data(&self.site.volume) {
             return Err(self.refused("there is no database in it yet"));
         }
+        self.dismiss();
         private_dir::ensure(&self.site.run_dir, self.site.user.as_ref())?;
         self.halt(self.stop_deadline).await?;
         self.cgroup.restore();
@@ -296,11 +312,21 @@ impl ComputeProvider for ProcessProvider {
         self.start(staged, resources).await
     }
 
-    async fn prepare(&self, _to: &Resources) -> Result<(), ComputeError> {
+    async fn prepare(&self, to: &Resources) -> Result<(), ComputeError> {
+        let _turn = self.take_turn()?;
         volume::check_room(&self.site.volume)?;
         // One cgroup serves all capacities, and the programs are in the page cache since the last start.
         self.cgroup.restore();
-        self.version().await.map(|_| ())
+        self.version().await?;
+        self.dismiss();
+        // While a process moves into a cgroup, no other on the machine can fork or exit: the old server's stop would
+        // wait for that.
+        *self.prepared() = Some((to.clone(), self.stage(to)?));
+        Ok(())
+    }
+
+    fn dismiss(&self) {
+        *self.prepared() = None;
     }
 
     async fn hand_over(
@@ -311,7 +337,7 @@ impl ComputeProvider for ProcessProvider {
         let _turn = self.take_turn()?;
         self.claim().await?;
         self.cgroup.lift();
-        let staged = match volume::check_room(&self.site.volume).and_then(|()| self.stage(to)) {
+        let staged = match volume::check_room(&self.site.volume).and_then(|()| self.take_prepared(to)) {
             Ok(staged) => staged,
             Err(error) => {
                 // Nothing has been touched yet.
@@ -333,6 +359,7 @@ impl ComputeProvider for ProcessProvider {
 
     async fn stop(&self, instance: &Instance, grace: Duration) -> Result<(), ComputeError> {
         let _turn = self.take_turn()?;
+        self.dismiss();
         self.cgroup.lift();
         tracing::info!(pid = instance.pid, "stopping the database");
         // Whatever runs on the volume is stopped, also when it is not the instance that the caller knows.

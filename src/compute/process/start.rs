@@ -52,14 +52,20 @@ impl Staged {
         Ok(Self { waiting, log, notified })
     }
 
+    /// Whether its process still waits.
+    pub(super) fn is_alive(&self) -> bool {
+        self.waiting.process().ending().is_none()
+    }
+
     /// Starts the server and waits until it is ready. On `Err` its main process is gone (children may still be
     /// ending). Dropping the future kills it.
     pub(super) async fn go(
-        self,
+        mut self,
         site: &Site,
         flavour: &dyn Flavour,
         deadline: Duration,
     ) -> Result<Process, ComputeError> {
+        self.log.begin();
         let process = self.waiting.release();
         let notified = self.notified;
         let mut unfinished = Unfinished(Some(process.clone()));

@@ -7,6 +7,7 @@
 use bytes::Bytes;
 
 use super::lexer::{self, Token, Tokens};
+use super::restore::LAST;
 use super::state::{AdvisoryLock, LockKey, Prepared, Setting, State};
 use crate::engine::Obstacle;
 
@@ -116,6 +117,10 @@ pub fn read_row(row: &[Option<&[u8]>], reading: &Reading<'_>, state: &mut State)
         }
         b"guc" => {
             let source = column(3)?;
+            // The next log in sends the same start-up packet. Only what could strike the restore must be known of.
+            if source.starts_with(b"client") && !LAST.contains(&column(1)?) {
+                return Some(());
+            }
             let own = source.starts_with(b"session");
             let locked = own && source.ends_with(b"!") && !reading.superuser;
             block(state, locked.then_some(Obstacle::Setting));

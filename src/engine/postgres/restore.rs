@@ -25,6 +25,8 @@ use crate::engine::{Dialogue, DialogueError};
 
 mod write;
 
+pub(super) use write::LAST;
+
 /// The longest answer that is read: a `Describe` of very many columns.
 const MAX_ANSWER: usize = 16 * 1024 * 1024;
 /// What the next `ReadyForQuery` ends.

@@ -8,7 +8,7 @@ use crate::engine::postgres::state::{LockKey, Prepared, Surroundings};
 use crate::engine::postgres::statements::{PARSE_SETTINGS, ParseContext};
 
 /// Set last: before, they could get in the way of the restore itself.
-const LAST: [&[u8]; 8] = [
+pub(in crate::engine::postgres) const LAST: [&[u8]; 8] = [
     b"default_transaction_isolation",
     b"default_transaction_read_only",
     b"default_transaction_deferrable",
