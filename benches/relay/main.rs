@@ -8,7 +8,6 @@
 
 mod bare_relay;
 mod peers;
-#[allow(dead_code, unreachable_pub, reason = "each benchmark uses a part of it")]
 #[path = "../stage/mod.rs"]
 mod stage;
 

@@ -1,6 +1,8 @@
 //! What the benchmarks run on: a folder that goes away again, a Scalepoint and a bare PostgreSQL with the same
 //! settings and the same data.
 
+#![allow(dead_code, unreachable_pub, reason = "each benchmark uses a part of it")]
+
 pub mod bare;
 pub mod options;
 pub mod proxy;

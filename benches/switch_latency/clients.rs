@@ -108,11 +108,7 @@ impl Clients {
                 }
                 tell.send(()).expect("somebody waits");
                 while busy.join_next().await.is_some() {}
-                for client in idle {
-                    if let Err(error) = client.simple_query("select 1").await {
-                        theirs.errors.lock().expect("a lock").push(format!("idle: {error}"));
-                    }
-                }
+                ask_once(&idle, &theirs).await;
             });
         });
         connected.recv().expect("clients");
@@ -246,6 +242,15 @@ impl Work {
             }
             Work::Prepared { select, .. } if reads => client.query(select, &[&account]).await.map(drop),
             Work::Prepared { update, .. } => client.execute(update, &[&account]).await.map(drop),
+        }
+    }
+}
+
+/// Clients that were idle all the time must still be served.
+async fn ask_once(idle: &[tokio_postgres::Client], shared: &Shared) {
+    for client in idle {
+        if let Err(error) = client.simple_query("select 1").await {
+            shared.errors.lock().expect("a lock").push(format!("idle: {error}"));
         }
     }
 }

@@ -4,7 +4,13 @@
 //! and the time that it should have begun counts, so a stall cannot hide). The capacity changes again and again; in
 //! between, with the clients silent, a bare server with the same settings and the same data is stopped and started.
 //! Both are measured in the same run, turn by turn, because only then is the ratio worth anything.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a benchmark fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::too_many_lines,
+    reason = "a benchmark fails by panicking"
+)]
 #![expect(
     clippy::disallowed_methods,
     reason = "the clients have a thread and a runtime of their own; this one may sleep"
@@ -12,7 +18,6 @@
 
 mod clients;
 mod restart;
-#[allow(dead_code, unreachable_pub, reason = "each benchmark uses a part of it")]
 #[path = "../stage/mod.rs"]
 mod stage;
 
