@@ -22,7 +22,7 @@ use stage::{Stage, median};
 const HELP: &str = "\
 cargo bench --bench relay -- [--quick] [OPTION VALUE]...
   --rounds N    (3; with --quick 1)
-  --seconds N   of each measurement (3; with --quick 1)
+  --seconds N   of each measurement (2; with --quick 1)
   --scale N     pgbench's scale (10)
   --only A,B    only these of direct, scalepoint, relay, pgbouncer, pgbouncer-tcp, haproxy (all that are installed)
   --no-tls      without the measurements through TLS";
@@ -56,7 +56,7 @@ fn main() {
     }
     let quick = options.has("--quick");
     let rounds: u32 = options.value("--rounds").unwrap_or(if quick { 1 } else { 3 });
-    let seconds: u32 = options.value("--seconds").unwrap_or(if quick { 1 } else { 3 });
+    let seconds: u32 = options.value("--seconds").unwrap_or(if quick { 1 } else { 2 });
     let scale: u32 = options.value("--scale").unwrap_or(10);
     let only: Option<String> = options.value("--only");
 

@@ -185,10 +185,10 @@ fn print_comparison(turns: &[Turn]) {
     row("bare: ready", &of(&|turn| turn.bare.ready));
     row("bare: first `select 1`", &first);
     row("bare: all clients connected, answered", &all);
-    println!("\nratio of medians");
+    println!("\nratio of medians (target: 1.5 or less)");
     println!("  felt / bare until all answered      {:.2}", median(&felt) / median(&all));
     println!(
-        "  felt / bare until first `select 1`  {:.2}   (target: 1.5 or less)",
+        "  felt / bare until first `select 1`  {:.2}",
         median(&felt) / median(&first)
     );
 }
