@@ -187,8 +187,5 @@ fn print_comparison(turns: &[Turn]) {
     row("bare: all clients connected, answered", &all);
     println!("\nratio of medians (target: 1.5 or less)");
     println!("  felt / bare until all answered      {:.2}", median(&felt) / median(&all));
-    println!(
-        "  felt / bare until first `select 1`  {:.2}",
-        median(&felt) / median(&first)
-    );
+    println!("  felt / bare until first `select 1`  {:.2}", median(&felt) / median(&first));
 }

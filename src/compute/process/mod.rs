@@ -319,8 +319,7 @@ impl ComputeProvider for ProcessProvider {
         self.cgroup.restore();
         self.version().await?;
         self.dismiss();
-        // While a process moves into a cgroup, no other on the machine can fork or exit: the old server's stop would
-        // wait for that.
+        // Not in the hand-over: clients wait there, and while a process moves into a cgroup no other can fork or exit.
         *self.prepared() = Some((to.clone(), self.stage(to)?));
         Ok(())
     }
