@@ -41,7 +41,7 @@ impl<'a> Notes<'a> {
 pub(super) struct Section<'a> {
     notes: &'a Notes<'a>,
     table: &'a dyn TableLike,
-    /// As the file shows it, "[admin]"; empty for the top of the file.
+    /// As the file shows it, `[admin]`; empty for the top of the file.
     title: String,
     /// Where the table begins, for problems with what is missing.
     pub(super) line: usize,

@@ -29,12 +29,12 @@ pub(super) struct Limits {
 }
 
 /// The memory limit for a capacity. Never one that the server's normal work would hit: an exhausted limit kills.
-/// `cache_bytes` is the server's own cache. `None`: not enforced.
-pub(super) fn memory_limit(memory_bytes: u64, cache_bytes: Option<u64>) -> Option<u64> {
+/// `needed_bytes` is what the server may come to use: its cache and its connections. `None`: not enforced.
+pub(super) fn memory_limit(memory_bytes: u64, needed_bytes: Option<u64>) -> Option<u64> {
     if memory_bytes < SMALLEST_MEMORY_BYTES {
         return None;
     }
-    let needed = cache_bytes?.checked_mul(2)?.checked_add(SMALLEST_MEMORY_BYTES)?;
+    let needed = needed_bytes?.checked_add(SMALLEST_MEMORY_BYTES)?;
     Some(memory_bytes.max(needed))
 }
 
@@ -267,8 +267,8 @@ mod tests {
         const MIB: u64 = 1 << 20;
         assert_eq!(memory_limit(128 * MIB, Some(32 * MIB)), None);
         assert_eq!(memory_limit(1024 * MIB, Some(256 * MIB)), Some(1024 * MIB));
-        assert_eq!(memory_limit(256 * MIB, Some(64 * MIB)), Some(384 * MIB));
-        assert_eq!(memory_limit(1024 * MIB, Some(1024 * MIB)), Some(2304 * MIB));
+        assert_eq!(memory_limit(256 * MIB, Some(64 * MIB)), Some(320 * MIB));
+        assert_eq!(memory_limit(1024 * MIB, Some(1024 * MIB)), Some(1280 * MIB));
         assert_eq!(memory_limit(1024 * MIB, None), None);
     }
 

@@ -71,6 +71,6 @@ pub(super) trait Flavour: Send + Sync {
     /// Whether a line of the log is the reason for a failed start.
     fn is_grave(&self, line: &str) -> bool;
 
-    /// The size of the server's own cache, bytes; `None` when it cannot be told.
-    fn cache_bytes(&self, resources: &Resources) -> Option<u64>;
+    /// What the server may come to use in memory, bytes; `None` when it cannot be told.
+    fn needed_bytes(&self, resources: &Resources) -> Option<u64>;
 }

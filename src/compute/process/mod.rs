@@ -33,7 +33,7 @@ use self::fork::Process;
 use self::os_user::OsUser;
 use self::postgres::Postgres;
 use self::start::Staged;
-use self::volume::Claim;
+use self::volume::{Claim, usable_path};
 use super::{ComputeError, ComputeProvider, HandOver, HandOverTimes, Instance, Resources};
 
 mod cgroup;
@@ -249,7 +249,7 @@ impl ProcessProvider {
 
     /// Sets the limits of a capacity, in the background.
     fn limit(&self, resources: &Resources) {
-        let memory_bytes = cgroup::memory_limit(resources.memory_bytes, self.flavour.cache_bytes(resources));
+        let memory_bytes = cgroup::memory_limit(resources.memory_bytes, self.flavour.needed_bytes(resources));
         if memory_bytes.is_none() {
             let remark = format!(
                 "the memory of capacity {} is not enforced: it is below 256 MiB, or the server's cache size is not clear",
@@ -389,16 +389,6 @@ impl ComputeProvider for ProcessProvider {
 /// `MissingServer` when there is no such user, `Io` when the system refuses.
 pub fn admit_server_user(folder: &Path) -> Result<(), ComputeError> {
     os_user::admit_server_user(folder, &postgres::OS_USERS)
-}
-
-/// Server options and lock files carry paths as text.
-fn usable_path(what: &str, path: &Path) -> Result<PathBuf, ComputeError> {
-    let absolute = std::path::absolute(path)
-        .map_err(|source| ComputeError::Io { what: format!("{what} {}", path.display()), source })?;
-    match absolute.to_str() {
-        Some(text) if !text.contains(char::is_control) => Ok(absolute),
-        _ => Err(ComputeError::Configuration(format!("{what} {}: not plain text", path.display()))),
-    }
 }
 
 fn stale_notify_sockets(run_dir: &Path) -> Vec<PathBuf> {

@@ -192,8 +192,8 @@ impl Flavour for Postgres {
         ["FATAL:", "PANIC:"].iter().any(|level| line.contains(level))
     }
 
-    fn cache_bytes(&self, resources: &Resources) -> Option<u64> {
-        self.parameters.shared_buffers(resources)
+    fn needed_bytes(&self, resources: &Resources) -> Option<u64> {
+        self.parameters.needed_bytes(resources)
     }
 }
 

@@ -166,3 +166,13 @@ fn beside(volume: &Path, suffix: &str) -> PathBuf {
 fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
+
+/// Server options and lock files carry paths as text.
+pub(super) fn usable_path(what: &str, path: &Path) -> Result<PathBuf, ComputeError> {
+    let absolute = std::path::absolute(path)
+        .map_err(|source| ComputeError::Io { what: format!("{what} {}", path.display()), source })?;
+    match absolute.to_str() {
+        Some(text) if !text.contains(char::is_control) => Ok(absolute),
+        _ => Err(ComputeError::Configuration(format!("{what} {}: not plain text", path.display()))),
+    }
+}

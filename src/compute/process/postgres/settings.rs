@@ -15,9 +15,11 @@ const CONNECTIONS_PER_ACU: u64 = 125;
 const FEWEST_CONNECTIONS: u64 = 100;
 /// ... or more, as with the original.
 const MOST_CONNECTIONS: u64 = 5000;
-/// What a connection's process costs beside the shared memory; a small capacity does not promise more of them than fit
-/// below its memory limit, which would end the whole database.
-const BYTES_PER_CONNECTION: u64 = 4 * MIB;
+/// What an idle connection's process costs; capacity on a small machine does not promise more of them than fit ...
+const BYTES_PER_CONNECTION: u64 = 2 * MIB;
+/// ... and this is what one at work may cost beside the shared memory: the memory limit, which would end the whole
+/// database, leaves room for all of them.
+const BYTES_PER_BUSY_CONNECTION: u64 = 4 * MIB;
 /// The router's own connections find a place on a full server.
 const RESERVED_CONNECTIONS: u64 = 10;
 /// The port is only the socket's name.
@@ -93,6 +95,12 @@ impl Parameters {
             None => Some(shared_buffers(resources.memory_bytes)),
         }
     }
+
+    /// What the server may come to use, its cache and its connections, bytes; `None` if that cannot be told.
+    pub fn needed_bytes(&self, resources: &Resources) -> Option<u64> {
+        let connections = self.places(resources)?.checked_mul(BYTES_PER_BUSY_CONNECTION)?;
+        self.shared_buffers(resources)?.checked_add(connections)
+    }
 }
 
 /// A quarter of the memory (the manual's advice), so at most 128 MiB below half a GiB.
@@ -104,8 +112,7 @@ fn shared_buffers(memory_bytes: u64) -> u64 {
 /// 25 ms from 20 to 1000), and the start is what clients wait for.
 fn max_connections(resources: &Resources) -> u64 {
     let by_capacity = (u64::from(resources.capacity) * CONNECTIONS_PER_ACU).min(MOST_CONNECTIONS);
-    let private = resources.memory_bytes.saturating_sub(shared_buffers(resources.memory_bytes));
-    by_capacity.min(private / BYTES_PER_CONNECTION).max(FEWEST_CONNECTIONS)
+    by_capacity.min(resources.memory_bytes / BYTES_PER_CONNECTION).max(FEWEST_CONNECTIONS)
 }
 
 fn governed(cluster: &str, resources: &Resources) -> Vec<String> {
@@ -176,8 +183,7 @@ mod tests {
             acus.iter().map(|acu| max_connections(&resources(*acu, u64::from(*acu) << 31))).collect();
         assert_eq!(counts, [250, 500, 1000, 2000, 4000, 5000, 5000, 5000]);
         assert_eq!(max_connections(&resources(2, 64 * MIB)), 100);
-        assert_eq!(max_connections(&resources(4, 512 * MIB)), 100);
-        assert!(max_connections(&resources(2, 2 << 30)) > 200 + RESERVED_CONNECTIONS);
+        assert!(max_connections(&resources(4, 512 * MIB)) > 200 + RESERVED_CONNECTIONS);
     }
 
     #[test]
