@@ -33,6 +33,8 @@ pub enum Attachment {
     Attached,
     /// It has one and holds still (only while the gate is shut).
     Parked,
+    /// It has one, holds still, and must fetch something from it before the database goes.
+    Fetching,
     /// It has one, holds still, and has state that cannot be carried.
     Blocked,
 }
@@ -101,7 +103,7 @@ struct Members {
     next_id: u32,
     tally: Tally,
     /// How many sessions are in each [`Attachment`].
-    counts: [usize; 4],
+    counts: [usize; 5],
     /// How many sessions are detached with state that others can see.
     visible: usize,
     /// Which connection id stands behind a backend's process id.
@@ -255,7 +257,7 @@ impl Fleet {
         // First the signal: whoever would park after the count was put right must find the gate open.
         self.signal(|signal| signal.phase = Phase::Open);
         let mut members = self.members();
-        let held = [Attachment::Parked, Attachment::Blocked];
+        let held = [Attachment::Parked, Attachment::Fetching, Attachment::Blocked];
         let parked = members.sessions.iter().filter(|(_, m)| held.contains(&m.attachment));
         let parked: Vec<u32> = parked.map(|(id, _)| *id).collect();
         parked.into_iter().for_each(|id| members.set(id, Attachment::Attached));
@@ -290,10 +292,12 @@ impl Fleet {
         self.members().counts[Attachment::Attached as usize]
     }
 
-    /// How many sessions have a backend.
+    /// How many sessions have a backend that the database must not stop under: all but those that hold still and have
+    /// nothing to fetch.
     pub fn attached(&self) -> usize {
         let counts = self.members().counts;
-        counts.iter().sum::<usize>() - counts[Attachment::Detached as usize]
+        let without = counts[Attachment::Detached as usize] + counts[Attachment::Parked as usize];
+        counts.iter().sum::<usize>() - without
     }
 
     /// How many sessions there are.

@@ -161,8 +161,8 @@ pub struct LetGo {
 }
 
 impl LetGo {
-    /// Waits until the last backend connection is given up, `deadline` at most; whoever is late finds its connection
-    /// closed by the database.
+    /// Waits until nobody needs a backend of the old database any more, `deadline` at most. Whoever merely has not closed
+    /// its connection yet, or is late, finds it closed by the database.
     pub async fn gone(&self, deadline: Duration) {
         let deadline = Instant::now() + deadline;
         loop {

@@ -110,14 +110,14 @@ impl Membership {
         self.fleet.progress.notify_waiters();
     }
 
-    /// The session holds still for the hold of this round (or cannot be carried).
-    pub fn park(&self, round: u64, blocked: bool) {
+    /// The session holds still for the hold of this round, in one of the three ways.
+    pub fn park(&self, round: u64, how: Attachment) {
         let mut members = self.fleet.members();
         let signal = self.fleet.signal.borrow().clone();
         let current = signal.round == round && matches!(signal.phase, Phase::Shut { .. });
         let attached = members.sessions.get(&self.id).is_some_and(|m| m.attachment != Attachment::Detached);
         if current && attached {
-            members.set(self.id, if blocked { Attachment::Blocked } else { Attachment::Parked });
+            members.set(self.id, how);
         }
         drop(members);
         self.fleet.progress.notify_waiters();

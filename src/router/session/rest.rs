@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout};
 use super::{End, Session};
 use crate::engine::{Drift, Engine, Obstacle, Tracker};
 use crate::router::backend::BackendError;
-use crate::router::fleet::Membership;
+use crate::router::fleet::{Attachment, Membership};
 use crate::router::gate::{Phase, Signal};
 use crate::router::nonce;
 
@@ -162,7 +162,12 @@ impl<E: Engine> Session<E> {
             return Ok(());
         }
         self.rest.parked = Some(signal.round);
-        self.membership.park(signal.round, self.rest.standing.is_some());
+        let how = match self.rest.standing {
+            Some(_) => Attachment::Blocked,
+            None if E::drain(&self.state).is_some() => Attachment::Fetching,
+            None => Attachment::Parked,
+        };
+        self.membership.park(signal.round, how);
         Ok(())
     }
 
