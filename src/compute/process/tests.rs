@@ -260,3 +260,30 @@ async fn a_folder_that_the_server_cannot_pass_is_named_and_can_be_opened() {
     admit_server_user(ground.folder.path()).unwrap();
     ground.provider().recover().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_prepared_goes_when_it_is_not_wanted() {
+    let ground = Ground::new();
+    let provider = ground.provider();
+    provider.recover().await.unwrap();
+    let instance = provider.launch(&resources(2)).await.unwrap();
+    let sockets = || {
+        let entries = fs::read_dir(ground.folder.path().join("run")).unwrap().flatten();
+        entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("notify.")).count()
+    };
+    let running = sockets();
+    provider.prepare(&resources(4)).await.unwrap();
+    assert_eq!(sockets(), running + 1, "the next server's process waits");
+    provider.dismiss();
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while sockets() > running {
+        assert!(tokio::time::Instant::now() < deadline, "it still waits");
+        sleep(Duration::from_millis(20)).await;
+    }
+    // Prepared for one capacity, moved to another: what was prepared is not used.
+    provider.prepare(&resources(4)).await.unwrap();
+    let before = ask(&instance, "show shared_buffers").await;
+    let last = moved(&provider, &instance, &resources(2)).await;
+    assert_eq!(ask(&last, "show shared_buffers").await, before);
+    provider.stop(&last, Duration::from_secs(10)).await.unwrap();
+}
