@@ -93,7 +93,7 @@ async fn a_cluster_is_made_moved_and_stopped() {
     assert!(first.version.starts_with(char::is_numeric), "{}", first.version);
     assert!(provider.launch(&resources(2)).await.is_err(), "two writers");
     ask(&first, "create table kept as select 42 as n").await;
-    assert_eq!(ask(&first, "show max_connections").await, "100");
+    assert_eq!(ask(&first, "show max_connections").await, "250");
     assert_eq!(ask(&first, "show shared_buffers").await, "128MB");
     assert_eq!(ask(&first, "show listen_addresses").await, "");
     assert!(
@@ -104,7 +104,7 @@ async fn a_cluster_is_made_moved_and_stopped() {
     provider.prepare(&resources(4)).await.unwrap();
     let mut last = moved(&provider, &first, &resources(4)).await;
     assert!(first.exited.borrow().as_deref() == Some("exit status: 0"));
-    assert_eq!(ask(&last, "show max_connections").await, "192");
+    assert_eq!(ask(&last, "show max_connections").await, "500");
     assert_eq!(ask(&last, "select n from kept").await, "42");
     for capacity in [2, 4, 2, 4] {
         ask(&last, "checkpoint").await;
@@ -213,7 +213,7 @@ async fn a_capacity_that_does_not_start_leaves_the_old_one_serving() {
     assert!(why.lines().next().unwrap().contains("FATAL"), "{why}");
     assert_eq!(kept.resources, old.resources);
     assert_ne!(kept.pid, old.pid);
-    assert_eq!(ask(&kept, "show max_connections").await, "100");
+    assert_eq!(ask(&kept, "show max_connections").await, "250");
     provider.stop(&kept, Duration::from_secs(10)).await.unwrap();
 }
 
