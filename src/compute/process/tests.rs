@@ -93,7 +93,7 @@ async fn a_cluster_is_made_moved_and_stopped() {
     assert!(first.version.starts_with(char::is_numeric), "{}", first.version);
     assert!(provider.launch(&resources(2)).await.is_err(), "two writers");
     ask(&first, "create table kept as select 42 as n").await;
-    assert_eq!(ask(&first, "show max_connections").await, "100");
+    assert_eq!(ask(&first, "show max_connections").await, "250");
     assert_eq!(ask(&first, "show shared_buffers").await, "128MB");
     assert_eq!(ask(&first, "show listen_addresses").await, "");
     assert!(
@@ -104,7 +104,7 @@ async fn a_cluster_is_made_moved_and_stopped() {
     provider.prepare(&resources(4)).await.unwrap();
     let mut last = moved(&provider, &first, &resources(4)).await;
     assert!(first.exited.borrow().as_deref() == Some("exit status: 0"));
-    assert_eq!(ask(&last, "show max_connections").await, "192");
+    assert_eq!(ask(&last, "show max_connections").await, "500");
     assert_eq!(ask(&last, "select n from kept").await, "42");
     for capacity in [2, 4, 2, 4] {
         ask(&last, "checkpoint").await;
@@ -213,7 +213,7 @@ async fn a_capacity_that_does_not_start_leaves_the_old_one_serving() {
     assert!(why.lines().next().unwrap().contains("FATAL"), "{why}");
     assert_eq!(kept.resources, old.resources);
     assert_ne!(kept.pid, old.pid);
-    assert_eq!(ask(&kept, "show max_connections").await, "100");
+    assert_eq!(ask(&kept, "show max_connections").await, "250");
     provider.stop(&kept, Duration::from_secs(10)).await.unwrap();
 }
 
@@ -259,4 +259,31 @@ async fn a_folder_that_the_server_cannot_pass_is_named_and_can_be_opened() {
     assert!(error.contains(&format!("may not pass {}", ground.folder.path().display())), "{error}");
     admit_server_user(ground.folder.path()).unwrap();
     ground.provider().recover().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_prepared_goes_when_it_is_not_wanted() {
+    let ground = Ground::new();
+    let provider = ground.provider();
+    provider.recover().await.unwrap();
+    let instance = provider.launch(&resources(2)).await.unwrap();
+    let sockets = || {
+        let entries = fs::read_dir(ground.folder.path().join("run")).unwrap().flatten();
+        entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("notify.")).count()
+    };
+    let running = sockets();
+    provider.prepare(&resources(4)).await.unwrap();
+    assert_eq!(sockets(), running + 1, "the next server's process waits");
+    provider.dismiss();
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while sockets() > running {
+        assert!(tokio::time::Instant::now() < deadline, "it still waits");
+        sleep(Duration::from_millis(20)).await;
+    }
+    // Prepared for one capacity, moved to another: what was prepared is not used.
+    provider.prepare(&resources(4)).await.unwrap();
+    let before = ask(&instance, "show shared_buffers").await;
+    let last = moved(&provider, &instance, &resources(2)).await;
+    assert_eq!(ask(&last, "show shared_buffers").await, before);
+    provider.stop(&last, Duration::from_secs(10)).await.unwrap();
 }
