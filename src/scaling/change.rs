@@ -257,6 +257,7 @@ impl Driver {
         for session in self.fleet.sessions() {
             match session.doing.obstacle {
                 Some(obstacle) if obstacle.is_passing() => {
+                    view.busy += 1;
                     view.oldest = view.oldest.max(session.doing.since.elapsed());
                 }
                 Some(_) => view.standing += 1,

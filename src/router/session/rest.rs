@@ -17,6 +17,8 @@ use crate::router::nonce;
 const SETTLED: Duration = Duration::from_millis(50);
 /// … not more often than this …
 const INTERVAL: Duration = Duration::from_secs(1);
+/// … unless it stands in the way of a change, and perhaps does no more …
+const INTERVAL_IF_STANDING: Duration = Duration::from_millis(200);
 /// … and, if it is never at rest that long, at the next quiet moment after this.
 const OVERDUE: Duration = Duration::from_secs(5);
 /// A look that takes longer waits for a lock, or for a defunct setting of the session: it is cancelled and given up.
@@ -114,7 +116,8 @@ impl Rest {
     pub(crate) fn drifted(&mut self) {
         if self.due.is_none() {
             let now = Instant::now();
-            self.due = Some((now + SETTLED).max(self.looked + INTERVAL));
+            let interval = if self.standing.is_some() { INTERVAL_IF_STANDING } else { INTERVAL };
+            self.due = Some((now + SETTLED).max(self.looked + interval));
             self.drifted_since = self.drifted_since.or(Some(now));
         }
     }
