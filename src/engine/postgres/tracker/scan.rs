@@ -216,3 +216,91 @@ fn rename_notifier(body: &mut [u8], names: &dyn Fn(u32) -> Option<u32>) {
         *id = known.to_be_bytes();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+
+    use super::*;
+    use crate::engine::Tracker as _;
+
+    fn framed(kind: u8, body: &[u8]) -> Vec<u8> {
+        let mut out = BytesMut::new();
+        message::put(&mut out, kind, |out| out.extend_from_slice(body));
+        out.to_vec()
+    }
+
+    fn tracker() -> Tracker {
+        Tracker::new(Vec::new(), Vec::new())
+    }
+
+    fn sends(tracker: &mut Tracker, messages: &[(u8, &[u8])]) {
+        let bytes: Vec<u8> = messages.iter().flat_map(|(kind, body)| framed(*kind, body)).collect();
+        assert_eq!(tracker.client_bytes(&bytes, Admission::All).forward, bytes.len());
+    }
+
+    fn hears(tracker: &mut Tracker, messages: &[(u8, &[u8])]) {
+        let mut bytes: Vec<u8> = messages.iter().flat_map(|(kind, body)| framed(*kind, body)).collect();
+        let length = bytes.len();
+        assert_eq!(tracker.server_bytes(&mut bytes, &|_| None).forward, length);
+    }
+
+    #[test]
+    fn a_copy_may_end_before_the_server_has_asked_for_it() {
+        let mut tracker = tracker();
+        sends(&mut tracker, &[(b'Q', b"COPY t FROM STDIN\0"), (b'd', b"1\n"), (b'c', b"")]);
+        assert!(!tracker.is_quiet());
+        hears(&mut tracker, &[(b'G', &[0, 0, 1, 0, 0]), (b'C', b"COPY 1\0"), (b'Z', b"I")]);
+        assert!(tracker.is_quiet());
+        // The next Sync counts.
+        sends(&mut tracker, &[(b'S', b"")]);
+        assert!(!tracker.is_quiet());
+        hears(&mut tracker, &[(b'Z', b"I")]);
+        assert!(tracker.is_quiet());
+    }
+
+    #[test]
+    fn a_copy_in_the_extended_protocol_swallows_its_sync() {
+        let mut tracker = tracker();
+        let begun: [(u8, &[u8]); 4] = [
+            (b'P', b"\0COPY t FROM STDIN\0\0\0"),
+            (b'B', b"\0\0\0\0\0\0\0\0"),
+            (b'E', b"\0\0\0\0\0"),
+            (b'S', b""),
+        ];
+        sends(&mut tracker, &begun);
+        hears(&mut tracker, &[(b'1', b""), (b'2', b""), (b'G', &[0, 0, 1, 0, 0])]);
+        sends(&mut tracker, &[(b'd', b"1\n"), (b'c', b"")]);
+        hears(&mut tracker, &[(b'C', b"COPY 1\0")]);
+        assert!(!tracker.is_quiet());
+        sends(&mut tracker, &[(b'S', b"")]);
+        hears(&mut tracker, &[(b'Z', b"I")]);
+        assert!(tracker.is_quiet());
+    }
+
+    #[test]
+    fn what_follows_the_end_of_a_transaction_may_have_committed() {
+        for (sql, fate) in [
+            (&b"INSERT INTO t VALUES (1)\0"[..], Fate::StatementAborted),
+            (b"COMMIT\0", Fate::CommitUnknown),
+            (b"ROLLBACK\0", Fate::StatementAborted),
+            (b"ROLLBACK; INSERT INTO t VALUES (1)\0", Fate::CommitUnknown),
+        ] {
+            let mut tracker = tracker();
+            sends(&mut tracker, &[(b'Q', b"BEGIN\0")]);
+            hears(&mut tracker, &[(b'C', b"BEGIN\0"), (b'Z', b"T")]);
+            sends(&mut tracker, &[(b'Q', sql)]);
+            assert_eq!(tracker.fate(), fate, "{}", String::from_utf8_lossy(sql));
+        }
+    }
+
+    #[test]
+    fn parsing_without_a_sync_is_no_quiet_moment() {
+        let mut tracker = tracker();
+        sends(&mut tracker, &[(b'P', b"\0SELECT 1\0\0\0")]);
+        assert_eq!(tracker.obstacle(), Some(Obstacle::StatementInProgress));
+        let held = framed(b'Q', b"SELECT 1\0");
+        let mut quiet = super::tests::tracker();
+        assert_eq!(quiet.client_bytes(&held, Admission::OpenTransaction).rest, Rest::Held);
+    }
+}
