@@ -138,8 +138,9 @@ async fn long_texts_and_large_parameters() {
         let rows =
             client.query("SELECT repeat('y', 1000) FROM generate_series(1, 20000)", &[]).await.unwrap();
         assert_eq!(rows.len(), 20_000);
-        // Without a rest there is no scaling point.
-        tokio::time::sleep(Duration::from_millis(700)).await;
+        // Without a rest there is no scaling point. A statement this long stands in the way until the session has looked
+        // at itself once more without it, and data that were written since are flushed first.
+        tokio::time::sleep(Duration::from_secs(3)).await;
     }
     tokio::task::spawn_blocking(|| storm.end("long texts")).await.unwrap();
 }
