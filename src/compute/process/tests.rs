@@ -124,8 +124,12 @@ async fn limits_hold_while_it_runs_and_the_cgroup_goes_with_it() {
     let ground = Ground::new();
     let provider = ground.provider();
     if !provider.limitations().is_empty() {
-        println!("not on this machine: {:?}", provider.limitations());
-        return;
+        // Not enforced is said, and the capacity served all the same.
+        let said = provider.limitations();
+        assert!(said.iter().all(|limitation| limitation.contains("is not enforced")), "{said:?}");
+        provider.recover().await.unwrap();
+        let instance = provider.launch(&resources(2)).await.unwrap();
+        return provider.stop(&instance, Duration::from_secs(10)).await.unwrap();
     }
     provider.recover().await.unwrap();
     let quarter = Resources { capacity: 2, memory_bytes: 512 * MIB, cpu_cores: 0.25 };

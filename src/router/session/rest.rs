@@ -176,7 +176,9 @@ impl<E: Engine> Session<E> {
 
     /// The timer says that the session should look at itself; it does if it is at rest.
     pub(super) async fn ring(&mut self) -> Result<(), End> {
-        let quiet = self.tracker.is_quiet() && self.cleared == 0;
+        // A question of our own must not land inside a message that is half written.
+        let written = self.cleared == 0 && self.client.from.cleared == 0;
+        let quiet = self.tracker.is_quiet() && written;
         if self.tracker.drift() == Drift::None {
             self.rest.due = None;
             return Ok(());
