@@ -6,35 +6,36 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OnceCell, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::api;
-use crate::compute::process::{ProcessConfig, ProcessProvider, admit_server_user};
-use crate::config::{ClusterConfig, Config, raise_descriptor_limit};
-use crate::engine::Engine as _;
+use crate::compute::process::admit_server_user;
+use crate::config::{self, ClusterConfig, Config, raise_descriptor_limit};
+use crate::engine::Engine;
+use crate::engine::mysql::Mysql;
 use crate::engine::postgres::Postgres;
 use crate::router::Cluster;
-use crate::router::admin::Admin;
-use crate::router::fleet::Fleet;
+use crate::router::admin::{Admin, Hours};
+use crate::router::fleet::{Fleet, Ids};
 use crate::router::listener::{Door, Listener, places};
 use crate::router::tls::{DevelopmentCertificates, Tls};
 use crate::scaling::board::Board;
 use crate::scaling::clusters::{Clusters, Handle};
-use crate::scaling::driver::{Driver, Maintenance};
+use crate::scaling::driver::Driver;
 use crate::scaling::journal::Journal;
 use crate::telemetry::{self, LogOptions, Metrics};
 
+mod chores;
 mod files;
+mod provide;
+
+use chores::Chores;
 
 /// Length of the kernel's queue of connections that are not accepted yet.
 const BACKLOG: u32 = 4096;
-/// The database that administrative statements run in.
-const ADMIN_DATABASE: &str = "postgres";
-
 /// Why `serve` could not start, in one line.
 type Failure = String;
 
@@ -64,10 +65,22 @@ pub fn serve(config: &Config, log: &LogOptions) -> ExitCode {
 }
 
 /// One cluster's parts before they run.
-struct Assembled {
-    cluster: Arc<Cluster<Postgres>>,
+struct Assembled<E: Engine> {
+    cluster: Arc<Cluster<E>>,
     driver: Driver,
     config: ClusterConfig,
+}
+
+/// What all clusters share.
+struct Shared<'a> {
+    config: &'a Config,
+    data_dir: PathBuf,
+    metrics: Arc<Metrics>,
+    secret: [u8; 32],
+    tls: Arc<Tls>,
+    ids: Arc<Ids>,
+    places: Arc<Semaphore>,
+    stopping: watch::Receiver<bool>,
 }
 
 async fn run(config: &Config) -> Result<(), Failure> {
@@ -75,25 +88,29 @@ async fn run(config: &Config) -> Result<(), Failure> {
         tracing::warn!("{warning}");
     }
     let data_dir = files::data_dir(&config.data_dir)?;
-    let tls = Arc::new(certificates(config, &data_dir)?);
-    let metrics = Arc::new(Metrics::new());
-    let secret = files::secret(&data_dir.join("secret"))?;
-    let admin = bind(config.admin.listen)?;
     let (stop, stopping) = watch::channel(false);
-    let mut assembled = Vec::new();
-    for cluster in &config.clusters {
-        assembled.push(assemble(cluster, config, &data_dir, &metrics, secret, &stopping)?);
-    }
-    let sockets = bind_all(&mut assembled)?;
+    let shared = Shared {
+        config,
+        metrics: Arc::new(Metrics::new()),
+        secret: files::secret(&data_dir.join("secret"))?,
+        tls: Arc::new(certificates(config, &data_dir)?),
+        data_dir,
+        ids: Arc::default(),
+        places: places(config.router.max_sessions),
+        stopping,
+    };
+    let admin = bind(config.admin.listen)?;
+    let mut clusters = Assemblies::of(&shared)?;
+    let mut sockets = bind_all(clusters.sections())?;
     // Before the first database: a signal that comes while one starts must not leave it behind.
     let mut signals = Signals::new().map_err(|error| format!("cannot watch for signals: {error}"))?;
     let mut drivers = JoinSet::new();
-    let served = serve_clusters(config, assembled, sockets, &mut drivers, &stopping, &tls).await;
-    let outcome = match served {
+    let outcome = match clusters.serve(&shared, &mut sockets, &mut drivers).await {
         Ok(handles) => {
-            open_api(config, admin, Clusters { handles, metrics }, &stopping);
+            let metrics = Arc::clone(&shared.metrics);
+            open_api(config, admin, Clusters { handles, metrics }, &shared.stopping);
             println!("ready");
-            signals.wait_for_end(&tls).await;
+            signals.wait_for_end(&shared.tls).await;
             Ok(())
         }
         Err(failure) => Err(failure),
@@ -104,36 +121,92 @@ async fn run(config: &Config) -> Result<(), Failure> {
     outcome
 }
 
-/// Starts every database and opens every listener.
-async fn serve_clusters(
-    config: &Config,
-    assembled: Vec<Assembled>,
-    sockets: BTreeMap<SocketAddr, TcpListener>,
+/// All clusters, by engine.
+struct Assemblies {
+    postgres: Vec<Assembled<Postgres>>,
+    mysql: Vec<Assembled<Mysql>>,
+}
+
+impl Assemblies {
+    fn of(shared: &Shared<'_>) -> Result<Assemblies, Failure> {
+        let mut all = Assemblies { postgres: Vec::new(), mysql: Vec::new() };
+        for section in &shared.config.clusters {
+            match section.engine {
+                config::Engine::Postgres => all.postgres.push(assemble(section, shared)?),
+                config::Engine::Mysql => all.mysql.push(assemble(section, shared)?),
+            }
+        }
+        Ok(all)
+    }
+
+    fn sections(&mut self) -> impl Iterator<Item = &mut ClusterConfig> {
+        let postgres = self.postgres.iter_mut().map(|part| &mut part.config);
+        postgres.chain(self.mysql.iter_mut().map(|part| &mut part.config))
+    }
+
+    /// Starts every database and opens every listener.
+    async fn serve(
+        self,
+        shared: &Shared<'_>,
+        sockets: &mut BTreeMap<SocketAddr, TcpListener>,
+        drivers: &mut JoinSet<()>,
+    ) -> Result<Vec<Handle>, Failure> {
+        let (mut handles, postgres) = start(self.postgres, shared, drivers).await?;
+        let (more, mysql) = start(self.mysql, shared, drivers).await?;
+        handles.extend(more);
+        // In the order of the configuration.
+        let position = |handle: &Handle| {
+            shared.config.clusters.iter().position(|section| section.name == handle.config.name)
+        };
+        handles.sort_by_key(position);
+        open(&postgres, "postgres", shared, sockets);
+        open(&mysql, "mysql", shared, sockets);
+        Ok(handles)
+    }
+}
+
+/// A cluster that runs, and its section of the configuration.
+type Running<E> = (ClusterConfig, Arc<Cluster<E>>);
+
+async fn start<E: Engine>(
+    assembled: Vec<Assembled<E>>,
+    shared: &Shared<'_>,
     drivers: &mut JoinSet<()>,
-    stopping: &watch::Receiver<bool>,
-    tls: &Arc<Tls>,
-) -> Result<Vec<Handle>, Failure> {
+) -> Result<(Vec<Handle>, Vec<Running<E>>), Failure> {
     let mut handles = Vec::new();
-    let mut clusters = Vec::new();
+    let mut running = Vec::new();
     for Assembled { cluster, mut driver, config: section } in assembled {
         driver.start().await.map_err(|error| format!("cluster {}: {error}", section.name))?;
         let (asks, asked) = mpsc::channel(1);
         handles.push(Handle { config: section.clone(), board: Arc::clone(&driver.board), asks });
-        drivers.spawn(driver.run(asked, config.router.shutdown_grace));
-        clusters.push((section, cluster));
+        drivers.spawn(driver.run(asked, shared.config.router.shutdown_grace));
+        running.push((section, cluster));
     }
-    let places = places(config.router.max_sessions);
-    for (address, socket) in sockets {
-        let behind = clusters.iter().filter(|(section, _)| section.listen == address);
+    Ok((handles, running))
+}
+
+/// Opens the listeners of an engine's clusters.
+fn open<E: Engine>(
+    clusters: &[Running<E>],
+    engine: &str,
+    shared: &Shared<'_>,
+    sockets: &mut BTreeMap<SocketAddr, TcpListener>,
+) {
+    for (first, _) in clusters {
+        // Taken by the first of several clusters behind one address.
+        let Some(socket) = sockets.remove(&first.listen) else { continue };
+        let behind = clusters.iter().filter(|(section, _)| section.listen == first.listen);
         let door = Arc::new(Door {
             clusters: behind.map(|(_, cluster)| Arc::clone(cluster)).collect(),
-            tls: Arc::clone(tls),
-            handshake_timeout: config.router.handshake_timeout,
+            ids: Arc::clone(&shared.ids),
+            tls: Arc::clone(&shared.tls),
+            handshake_timeout: shared.config.router.handshake_timeout,
         });
-        announce(address, &door);
-        tokio::spawn(Listener { socket, door, places: Arc::clone(&places) }.run(stopping.clone()));
+        let names: Vec<&str> = door.clusters.iter().map(|cluster| cluster.name.as_str()).collect();
+        println!("{engine:<10} {}   {}", first.listen, names.join(", "));
+        let listener = Listener { socket, door, places: Arc::clone(&shared.places) };
+        tokio::spawn(listener.run(shared.stopping.clone()));
     }
-    Ok(handles)
 }
 
 fn open_api(
@@ -149,11 +222,6 @@ fn open_api(
         // An error means that everything has stopped already.
         drop(stopping.wait_for(|stop| *stop).await);
     }));
-}
-
-fn announce(address: SocketAddr, door: &Door<Postgres>) {
-    let names: Vec<&str> = door.clusters.iter().map(|cluster| cluster.name.as_str()).collect();
-    println!("postgres   {address}   {}", names.join(", "));
 }
 
 /// The signals that the process listens to.
@@ -218,48 +286,44 @@ fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Failure> {
 }
 
 /// One socket an address; several clusters may share one. Each cluster's address is then the one it really has.
-fn bind_all(assembled: &mut [Assembled]) -> Result<BTreeMap<SocketAddr, TcpListener>, Failure> {
+fn bind_all<'a>(
+    sections: impl Iterator<Item = &'a mut ClusterConfig>,
+) -> Result<BTreeMap<SocketAddr, TcpListener>, Failure> {
     let mut sockets = BTreeMap::new();
     let mut bound: BTreeMap<SocketAddr, SocketAddr> = BTreeMap::new();
-    for part in assembled {
-        let wanted = part.config.listen;
+    for section in sections {
+        let wanted = section.listen;
         if let Some(address) = bound.get(&wanted) {
-            part.config.listen = *address;
+            section.listen = *address;
             continue;
         }
         let (socket, address) = bind(wanted)?;
         sockets.insert(address, socket);
         bound.insert(wanted, address);
-        part.config.listen = address;
+        section.listen = address;
     }
     Ok(sockets)
 }
 
-fn assemble(
-    section: &ClusterConfig,
-    config: &Config,
-    data_dir: &Path,
-    metrics: &Metrics,
-    secret: [u8; 32],
-    stopping: &watch::Receiver<bool>,
-) -> Result<Assembled, Failure> {
-    let home = data_dir.join(&section.name);
+fn assemble<E: Engine>(section: &ClusterConfig, shared: &Shared<'_>) -> Result<Assembled<E>, Failure> {
+    let home = shared.data_dir.join(&section.name);
     files::private_dir(&home)?;
     admit_server_user(&home).map_err(|error| error.to_string())?;
-    let cluster_metrics = metrics.cluster(&section.name);
-    let fleet = Fleet::new(config.router.max_sessions);
-    let admin = || Admin::start(fleet.gate(), section.master_username.clone(), ADMIN_DATABASE.to_owned());
-    // Two connections: nobody's log in waits for a checkpoint.
-    let (accounts, chores) = (admin(), admin());
+    let metrics = shared.metrics.cluster(&section.name);
+    let fleet = Fleet::new(shared.config.router.max_sessions, E::STOPS_WHEN_EMPTY);
+    let login = Arc::new(provide::router_login(section, &shared.secret));
+    let admin = |hours| Admin::start(&fleet, Arc::clone(&login), hours);
+    // Several connections: nobody's log in waits for a checkpoint.
+    let (accounts, chores, observer) = (admin(Hours::Open), admin(Hours::Open), admin(Hours::Held));
     let capacity = section.min_capacity;
-    let board = Board::new(&section.name, capacity, Arc::clone(&fleet), cluster_metrics.clone());
+    let board = Board::new(&section.name, capacity, Arc::clone(&fleet), metrics.clone());
     let driver = Driver {
         config: section.clone(),
-        acu: config.acu.clone(),
+        acu: shared.config.acu.clone(),
         board,
         fleet: Arc::clone(&fleet),
-        provider: Arc::new(provider(section, &home)?),
-        maintenance: Arc::new(Chores {
+        provider: Arc::new(provide::provider(section, &home, &login)?),
+        maintenance: Arc::new(Chores::<E> {
             admin: chores,
             fleet: Arc::clone(&fleet),
             database: section.database_name.clone(),
@@ -267,75 +331,19 @@ fn assemble(
         journal: Journal::new(home.join("journal.json")),
         capacity,
         instance: None,
-        stopping: stopping.clone(),
+        stopping: shared.stopping.clone(),
     };
     let cluster = Arc::new(Cluster {
         name: section.name.clone(),
         fleet,
         admin: accounts,
+        observer,
+        login,
+        vault: Arc::default(),
+        contract: OnceCell::new(),
         forced_change: section.forced_change,
-        metrics: cluster_metrics,
-        secret,
+        metrics,
+        secret: shared.secret,
     });
     Ok(Assembled { cluster, driver, config: section.clone() })
-}
-
-fn provider(section: &ClusterConfig, home: &Path) -> Result<ProcessProvider, Failure> {
-    let password_file: PathBuf =
-        section.master_password_file.clone().unwrap_or_else(|| home.join("master_password"));
-    let (master_password, made) = files::password(&password_file)?;
-    if made {
-        println!(
-            "cluster    {}: user {} password {}",
-            section.name, section.master_username, &*master_password
-        );
-        println!("           (printed this once; kept in {})", password_file.display());
-    }
-    let process = ProcessConfig {
-        cluster: section.name.clone(),
-        volume: home.join("volume"),
-        run_dir: home.join("run"),
-        server_programs: section.server.clone(),
-        master_username: section.master_username.clone(),
-        master_password: master_password.to_string(),
-        database_name: section.database_name.clone(),
-        parameters: section.parameters.iter().cloned().collect(),
-        start_deadline: section.start_timeout,
-        stop_deadline: section.stop_timeout,
-    };
-    ProcessProvider::new(process).map_err(|error| format!("cluster {}: {error}", section.name))
-}
-
-/// What is done inside a PostgreSQL database.
-struct Chores {
-    admin: Admin<Postgres>,
-    fleet: Arc<Fleet>,
-    database: Option<String>,
-}
-
-#[async_trait]
-impl Maintenance for Chores {
-    async fn flush(&self) -> Result<(), String> {
-        let Some(statement) = Postgres::flush_statement() else { return Ok(()) };
-        self.admin.run(statement).await.map(drop).map_err(|error| error.to_string())
-    }
-
-    async fn study(&self) {
-        for database in self.fleet.databases() {
-            if let Ok(names) = self.admin.stored_names(&database).await {
-                self.fleet.learn_setting_names(&database, &names);
-            }
-        }
-    }
-
-    async fn complete(&self) -> Result<(), String> {
-        let Some(database) = &self.database else { return Ok(()) };
-        // The configuration admits plain identifiers only, so quoting is for reserved words.
-        let exists = format!("SELECT 1 FROM pg_catalog.pg_database WHERE datname = '{database}'");
-        let run = async |sql: &str| self.admin.run(sql).await.map_err(|error| error.to_string());
-        if run(&exists).await?.is_empty() {
-            run(&format!("CREATE DATABASE \"{database}\"")).await?;
-        }
-        Ok(())
-    }
 }

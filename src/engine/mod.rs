@@ -9,140 +9,20 @@
 
 use bytes::{Bytes, BytesMut};
 
+pub mod conversation;
+pub mod mysql;
 pub mod obstacle;
 pub mod postgres;
 pub mod tracking;
 
+pub use conversation::{
+    Arrival, CancelClaim, CancelKey, Cause, Dialogue, DialogueError, Greet, Greeting, Refusal, RouterLogin,
+};
 pub use obstacle::Obstacle;
-pub use tracking::{ClientScan, Drift, Fate, Loss, LostTransaction, Rest, ServerScan, Tracker};
-
-/// A conversation with a backend that the router leads itself.
-///
-/// Call [`open`](Dialogue::open) once and send what it wrote, then [`receive`](Dialogue::receive) whenever bytes have
-/// come, until it returns `Ok(Some(_))`. Partial messages stay in `input`.
-pub trait Dialogue: Send {
-    /// What the conversation yields.
-    type Output;
-
-    /// Writes the first bytes to send.
-    fn open(&mut self, out: &mut BytesMut);
-
-    /// Takes whole messages from the front of `input`; may write more to send to `out`. `Ok(None)`: more bytes needed.
-    fn receive(
-        &mut self,
-        input: &mut BytesMut,
-        out: &mut BytesMut,
-    ) -> Result<Option<Self::Output>, DialogueError>;
-}
-
-/// Why a conversation with a backend failed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum DialogueError {
-    /// The server answered with an error. `message` holds it in the client's protocol, ready to be passed on.
-    #[error("the server refused ({code}): {text}")]
-    Refused {
-        /// SQLSTATE or the engine's error number.
-        code: String,
-        /// The server's own words.
-        text: String,
-        /// The error message as the client's protocol frames it.
-        message: Vec<u8>,
-    },
-    /// The server sent something that the protocol does not allow here.
-    #[error("unexpected message from the server: {0}")]
-    Protocol(String),
-    /// The state that was put on the new backend is not the state that was taken from the old one.
-    #[error("session state cannot be restored: {0}")]
-    Unfaithful(String),
-}
-
-/// What a greeting wants next.
-#[derive(Debug)]
-pub enum Greet<E: Engine> {
-    /// Send what is in `out`, then give it more bytes.
-    More,
-    /// Send what is in `out`, then do the TLS handshake; go on with the decrypted bytes.
-    UpgradeTls,
-    /// Look up how this account proves itself, then call [`Greeting::account`].
-    LookUp {
-        /// The account's name.
-        user: String,
-    },
-    /// The client wants another session's statement cancelled; nothing is answered.
-    Cancel(CancelClaim),
-    /// The client is who it says it is.
-    Welcome(E::Startup),
-    /// Send what is in `out` and close. The text is for the log.
-    Refused(Refusal),
-}
-
-/// Why a client was not let in. Partitions the refusals for the metrics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Refusal {
-    /// Wrong password or unknown account; the client is not told which.
-    Authentication,
-    /// The bytes are not the protocol's.
-    Malformed,
-    /// Well-formed, but not offered here (replication, old protocol versions).
-    Unsupported,
-    /// The client asked for something that needs TLS, or the other way round.
-    Tls,
-}
-
-impl Refusal {
-    /// The name in metrics and logs.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Refusal::Authentication => "authentication",
-            Refusal::Malformed => "malformed",
-            Refusal::Unsupported => "unsupported",
-            Refusal::Tls => "tls",
-        }
-    }
-}
-
-/// The conversation with a client before it has a session.
-pub trait Greeting<E: Engine>: Send {
-    /// Takes whole messages from the front of `input`, writes answers to `out`.
-    fn receive(&mut self, input: &mut BytesMut, out: &mut BytesMut) -> Greet<E>;
-
-    /// The TLS handshake is done. `end_point` is the hash of the router's certificate for channel binding, if it has one.
-    fn secured(&mut self, end_point: Option<std::sync::Arc<[u8]>>);
-
-    /// The answer to [`Greet::LookUp`]: the account's secret, or `None` when there is no such account (then the
-    /// conversation goes on to a refusal that cannot be told from a wrong password).
-    fn account(&mut self, account: Option<E::Account>, random: [u8; 24], out: &mut BytesMut) -> Greet<E>;
-}
-
-/// A key that lets a client cancel its own statement. Made by the router, constant over swaps.
-#[derive(Clone, Copy)]
-pub struct CancelKey {
-    /// The connection id that the client sees.
-    pub id: u32,
-    /// The secret; protocols with shorter secrets use the front of it.
-    pub secret: [u8; 32],
-}
-
-impl std::fmt::Debug for CancelKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CancelKey").field("id", &self.id).finish_non_exhaustive()
-    }
-}
-
-/// A cancel request as it came over the wire, not yet believed.
-#[derive(Clone)]
-pub struct CancelClaim {
-    /// The connection id that the client names.
-    pub id: u32,
-    /// The secret that it shows.
-    pub secret: Vec<u8>,
-}
-
-impl std::fmt::Debug for CancelClaim {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CancelClaim").field("id", &self.id).finish_non_exhaustive()
-    }
-}
+pub use tracking::{
+    ClientScan, Directory, Drift, Fate, Intercepted, Loss, LostTransaction, Rest, ServerScan, Tracker,
+    Whereabouts,
+};
 
 /// What a client may begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,6 +37,18 @@ pub enum Admission {
 
 /// Everything the router needs to know of a database's protocol.
 pub trait Engine: Sized + Send + Sync + std::fmt::Debug + 'static {
+    /// The server speaks first, so a client cannot be greeted before the server's [`Contract`](Engine::Contract) is
+    /// known.
+    const SERVER_SPEAKS_FIRST: bool;
+    /// A server of this engine stops quickly only if every connection was closed before.
+    const STOPS_WHEN_EMPTY: bool;
+    /// The name that a client must agree on (ALPN) that begins with a TLS handshake; `None`: it cannot.
+    const DIRECT_TLS: Option<&'static [u8]>;
+
+    /// What clients are told of a server, the same for each of them.
+    type Contract: Send + Sync;
+    /// What is kept in memory of the accounts that have proved themselves, for the life of the process.
+    type Vault: Default + Send + Sync;
     /// What a client asked for when it connected; replayed at every log in.
     type Startup: Clone + Send + Sync + std::fmt::Debug;
     /// How an account proves itself.
@@ -171,6 +63,8 @@ pub trait Engine: Sized + Send + Sync + std::fmt::Debug + 'static {
     type LogIn: Dialogue<Output = Self::LoggedIn>;
     /// What a session is made of. The default is a session that has just logged in.
     type State: Default + Send + Sync;
+    /// Has what runs on a backend cancelled, on a connection of its own; the server closes it, or the dialogue ends.
+    type Cancel: Dialogue<Output = ()> + Clone + Sync + 'static;
     /// Asks an idle backend what its session is made of.
     type Capture: Dialogue<Output = Captured<Self::State>>;
     /// Makes a fresh backend the session that was captured.
@@ -188,12 +82,16 @@ pub trait Engine: Sized + Send + Sync + std::fmt::Debug + 'static {
     /// Speaks in the client's stead; yields what came in between and is the client's.
     type Interlude: Dialogue<Output = BytesMut>;
 
-    /// Starts the conversation with a client. `secret` seeds what unknown accounts are answered with.
-    fn greet(secret: [u8; 32]) -> Self::Greeting;
+    /// Starts the conversation with a client.
+    fn greet(arrival: &Arrival<'_, Self>) -> Self::Greeting;
+    /// A client that has a session authenticates anew with this `request` ([`Intercepted::Reauthenticate`]).
+    fn greet_again(arrival: &Arrival<'_, Self>, startup: &Self::Startup, request: Bytes) -> Self::Greeting;
+    /// What a server that the router has logged in to may be announced as.
+    fn contract(logged_in: &Self::LoggedIn) -> Self::Contract;
     /// Logs in as the client asked.
     fn log_in(startup: &Self::Startup) -> Self::LogIn;
-    /// Logs in as the cluster's master user.
-    fn log_in_as_master(user: &str, database: &str) -> Self::LogIn;
+    /// Logs in as the router itself.
+    fn log_in_as_router(login: &RouterLogin) -> Self::LogIn;
     /// Starts watching a session that has just logged in; writes the client's welcome to `out`.
     fn welcome(
         startup: &Self::Startup,
@@ -203,16 +101,11 @@ pub trait Engine: Sized + Send + Sync + std::fmt::Debug + 'static {
     ) -> Self::Tracker;
     /// How many bytes of its cancel secret this client was given.
     fn secret_length(startup: &Self::Startup) -> usize;
-    /// Captures a session at rest. `last`: what was captured before. `names`: setting names that other sessions of the
-    /// database are known to use.
-    fn capture(
-        startup: &Self::Startup,
-        logged_in: &Self::LoggedIn,
-        tracker: &Self::Tracker,
-        last: &Self::State,
-        names: &[String],
-        nonce: u64,
-    ) -> Self::Capture;
+    /// What the router must ask in its own name before [`capture`](Engine::capture), because the session's user may
+    /// not see it; one statement.
+    fn observation(logged_in: &Self::LoggedIn) -> Option<String>;
+    /// Captures a session at rest.
+    fn capture(inquiry: &Inquiry<'_, Self>) -> Self::Capture;
     /// A capture is done: adds what only the wire knows.
     fn captured(tracker: &mut Self::Tracker, state: &mut Self::State);
     /// Statements that yield the texts stored in a database that may name settings, one a row.
@@ -246,32 +139,54 @@ pub trait Engine: Sized + Send + Sync + std::fmt::Debug + 'static {
     /// Takes out of a state what statements that were sent since may have changed, however harmless: what is not known
     /// any more must not be restored as if it were.
     fn weaken(state: &mut Self::State);
-    /// Reads an account's secret.
-    fn account_query(user: &str) -> Self::AccountQuery;
+    /// Reads an account's secret, on a connection of the router's own.
+    fn account_query(router: &Self::LoggedIn, user: &str) -> Self::AccountQuery;
     /// Runs an administrative statement with text parameters.
     fn admin_query(sql: &str, parameters: &[&str]) -> Self::AdminQuery;
     /// What writes dirty data to disk ahead of a stop, so that the stop is short.
     fn flush_statement() -> Option<&'static str>;
+    /// Makes a database that does not exist: whether it does (a row), and how to make it. `name` is a plain identifier.
+    fn database_statements(name: &str) -> (String, String);
     /// Answers a client whose transaction is gone.
     fn lost_transaction(tracker: &Self::Tracker) -> Self::Lost;
     /// Rolls the open transaction back and ends the request that has failed, if there is one.
     fn roll_back(tracker: &Self::Tracker) -> Self::Interlude;
     /// Repeats what [`outlasting`](LostTransaction::outlasting) gave.
     fn repeat(tracker: &mut Self::Tracker, requests: &Bytes) -> Self::Interlude;
-    /// The bytes that ask a backend to cancel what runs there, to be sent on a connection of its own.
-    fn cancel_request(logged_in: &Self::LoggedIn) -> Vec<u8>;
-    /// The process id of a backend, as its notifications name it.
+    /// Has what runs on a backend cancelled.
+    fn cancel(logged_in: &Self::LoggedIn, router: &RouterLogin) -> Self::Cancel;
+    /// The number by which the server and its messages name a backend.
     fn backend_id(logged_in: &Self::LoggedIn) -> u32;
+    /// The backend's operating system process, where it has one of its own.
+    fn process_id(logged_in: &Self::LoggedIn) -> Option<u32>;
     /// Answers the request at the front of `input`, which was never forwarded, as cancelled. `false`: there is none.
     fn cancel_held(input: &mut BytesMut, out: &mut BytesMut) -> bool;
-    /// The last message of a connection that is closed, in the client's protocol.
-    fn farewell(why: &Farewell) -> Vec<u8>;
+    /// The last message to a client that was let in and has no session.
+    fn turn_away(startup: &Self::Startup, why: &Farewell) -> Vec<u8>;
     /// What a backend that went away said last (`bytes` may be empty) tells about the server.
     fn loss(bytes: &[u8]) -> Loss;
     /// The bytes that end a backend connection politely.
     fn goodbye() -> &'static [u8];
     /// The account and database of a session, for operators.
     fn describe(startup: &Self::Startup) -> (&str, &str);
+}
+
+/// What a capture goes by.
+pub struct Inquiry<'a, E: Engine> {
+    /// What the client asked for when it connected.
+    pub startup: &'a E::Startup,
+    /// The backend.
+    pub logged_in: &'a E::LoggedIn,
+    /// What the wire knows.
+    pub tracker: &'a E::Tracker,
+    /// What was captured before.
+    pub last: &'a E::State,
+    /// Setting names that other sessions of the database are known to use.
+    pub names: &'a [String],
+    /// The answer to [`Engine::observation`].
+    pub observed: &'a [Vec<Option<String>>],
+    /// Makes names that no client can guess.
+    pub nonce: u64,
 }
 
 /// What a capture yields.

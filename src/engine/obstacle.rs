@@ -23,13 +23,25 @@ pub enum Obstacle {
     Replication,
     /// The session drew a value from a sequence a moment ago and may ask for it.
     SequenceValue,
+    /// The session holds tables or the whole server locked (LOCK TABLES, a backup lock).
+    TableLock,
+    /// The session holds a lock by name (GET_LOCK).
+    NamedLock,
+    /// A table is open for reading by position (HANDLER).
+    Handler,
+    /// A cursor of a prepared statement is open.
+    Cursor,
+    /// A part of a parameter was sent ahead, and the statement not run yet.
+    LongData,
+    /// The account cannot be logged in to any more as it was.
+    Account,
     /// The session's state could not be asked for.
     Unknown,
 }
 
 impl Obstacle {
     /// All of them, for metrics.
-    pub const ALL: [Obstacle; 11] = [
+    pub const ALL: [Obstacle; 17] = [
         Obstacle::OpenTransaction,
         Obstacle::StatementInProgress,
         Obstacle::TemporaryTable,
@@ -40,6 +52,12 @@ impl Obstacle {
         Obstacle::Backup,
         Obstacle::Replication,
         Obstacle::SequenceValue,
+        Obstacle::TableLock,
+        Obstacle::NamedLock,
+        Obstacle::Handler,
+        Obstacle::Cursor,
+        Obstacle::LongData,
+        Obstacle::Account,
         Obstacle::Unknown,
     ];
 
@@ -56,6 +74,12 @@ impl Obstacle {
             Obstacle::Backup => "backup",
             Obstacle::Replication => "replication",
             Obstacle::SequenceValue => "sequence_value",
+            Obstacle::TableLock => "table_lock",
+            Obstacle::NamedLock => "named_lock",
+            Obstacle::Handler => "handler",
+            Obstacle::Cursor => "cursor",
+            Obstacle::LongData => "long_data",
+            Obstacle::Account => "account",
             Obstacle::Unknown => "unknown",
         }
     }

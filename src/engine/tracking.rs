@@ -1,8 +1,8 @@
 //! Watching a session's bytes go by: what a tracker is asked, and what it answers.
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
-use super::{Admission, Obstacle};
+use super::{Admission, Farewell, Obstacle};
 
 /// What a tracker found in the bytes that a client sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub enum Rest {
     Held,
     /// The next request waits until the running one is answered (only while the gate is shut).
     Draining,
+    /// The next request is for the router to look at, once all before it is answered.
+    Intercept,
     /// The client says goodbye.
     Goodbye,
     /// The client broke the protocol; close with this text.
@@ -79,14 +81,56 @@ pub enum Loss {
     Unclear,
 }
 
+/// Where a session is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whereabouts {
+    /// There is no session of this id.
+    Unknown,
+    /// It has no backend.
+    Detached,
+    /// It is on the backend of this number.
+    At(u32),
+}
+
+/// Knows the sessions by the ids that clients know.
+pub trait Directory {
+    /// Where a session is.
+    fn find(&self, id: u32) -> Whereabouts;
+}
+
+/// What becomes of a request that the router looks at itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Intercepted {
+    /// It stays at the front, perhaps changed, and may pass.
+    Pass,
+    /// It was taken and answered.
+    Answered,
+    /// It stays at the front and may pass; it will end the session of this id, if it succeeds.
+    Ends(u32),
+    /// It stays at the front, and names a session that has no backend: it must have one first.
+    Wakes(u32),
+    /// It was taken: the client authenticates anew.
+    Reauthenticate(Bytes),
+}
+
 /// Watches the bytes of one session go by.
 pub trait Tracker: Send {
-    /// Scans what the client sent and was not scanned before; what it may not begin is held.
-    fn client_bytes(&mut self, bytes: &[u8], admission: Admission) -> ClientScan;
+    /// Scans what the client sent and was not scanned before, and may change what it clears; what the client may not
+    /// begin is held.
+    fn client_bytes(&mut self, bytes: &mut BytesMut, admission: Admission) -> ClientScan;
 
-    /// Scans what the backend sent and was not scanned before; may patch it in place. `names` maps a backend's
-    /// process id to the connection id that clients know.
-    fn server_bytes(&mut self, bytes: &mut [u8], names: &dyn Fn(u32) -> Option<u32>) -> ServerScan;
+    /// Scans what the backend sent and was not scanned before, and may change what it clears. `names` maps a backend's
+    /// number to the connection id that clients know.
+    fn server_bytes(&mut self, bytes: &mut BytesMut, names: &dyn Fn(u32) -> Option<u32>) -> ServerScan;
+
+    /// Looks at the request at the front of `input` that was not let past ([`Rest::Intercept`]). Nothing is under way.
+    /// May write an answer to `out`.
+    fn intercept(
+        &mut self,
+        input: &mut BytesMut,
+        directory: &dyn Directory,
+        out: &mut BytesMut,
+    ) -> Intercepted;
 
     /// What keeps the session from being moved at this moment, as far as the wire tells.
     fn obstacle(&self) -> Option<Obstacle>;
@@ -123,6 +167,13 @@ pub trait Tracker: Send {
 
     /// If the server waits for bulk data of the client: the bytes that make it stop waiting, with an error.
     fn abort_copy(&mut self) -> Option<&'static [u8]>;
+
+    /// A forced change has what is running cancelled (`true`), or is done: a cancelled statement is answered in the
+    /// words of a forced change where the engine has such words.
+    fn forcing(&mut self, forced: bool);
+
+    /// The last message to this client.
+    fn farewell(&self, why: &Farewell) -> Vec<u8>;
 }
 
 /// Answers a client whose transaction is gone, until it has ended it. See each engine for the table of answers.

@@ -3,14 +3,16 @@
 //! One task owns the connection. It works only while the gate is open and gives the connection up when the gate shuts,
 //! so that it never delays a hand-over; questions wait meanwhile.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::backend::{Backend, BackendError};
+use super::fleet::Fleet;
 use super::gate::{Gate, Phase};
-use crate::engine::{DialogueError, Engine};
+use crate::engine::{DialogueError, Engine, RouterLogin};
 
 /// Questions that may wait; further ones are turned away.
 const MAX_WAITING: usize = 4096;
@@ -28,6 +30,7 @@ pub type Rows = Vec<Vec<Option<String>>>;
 enum Ask<E: Engine> {
     Account(String, oneshot::Sender<Option<E::Account>>),
     Run(String, oneshot::Sender<Result<Rows, BackendError>>),
+    Contract(oneshot::Sender<E::Contract>),
     Names(String, oneshot::Sender<Vec<String>>),
 }
 
@@ -42,15 +45,34 @@ impl<E: Engine> Clone for Admin<E> {
     }
 }
 
+/// When a connection of the router's own may be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hours {
+    /// While the gate is open.
+    Open,
+    /// Also while sessions are held; it is given up when they are let go.
+    Held,
+}
+
+impl Hours {
+    fn include(self, phase: Phase) -> bool {
+        match phase {
+            Phase::Open => true,
+            Phase::Shut { .. } => self == Hours::Held,
+            Phase::Down | Phase::LetGo | Phase::Reattach | Phase::Closing => false,
+        }
+    }
+}
+
 /// The database could not be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotAvailable;
 
 impl<E: Engine> Admin<E> {
     /// Starts the task; it ends with the last handle.
-    pub fn start(gate: Gate, user: String, database: String) -> Admin<E> {
+    pub fn start(fleet: &Arc<Fleet>, login: Arc<RouterLogin>, hours: Hours) -> Admin<E> {
         let (asks, received) = mpsc::channel(MAX_WAITING);
-        let task = Task { gate, user, database, connection: None };
+        let task = Task { gate: fleet.gate(), fleet: Arc::clone(fleet), login, hours, connection: None };
         tokio::spawn(task.run(received));
         Admin { asks }
     }
@@ -59,6 +81,13 @@ impl<E: Engine> Admin<E> {
     pub async fn account(&self, user: &str) -> Result<Option<E::Account>, NotAvailable> {
         let (answer, answered) = oneshot::channel();
         self.asks.try_send(Ask::Account(user.to_owned(), answer)).map_err(|_| NotAvailable)?;
+        timeout(PATIENCE, answered).await.map_err(|_| NotAvailable)?.map_err(|_| NotAvailable)
+    }
+
+    /// What the server may be announced as.
+    pub async fn contract(&self) -> Result<E::Contract, NotAvailable> {
+        let (answer, answered) = oneshot::channel();
+        self.asks.try_send(Ask::Contract(answer)).map_err(|_| NotAvailable)?;
         timeout(PATIENCE, answered).await.map_err(|_| NotAvailable)?.map_err(|_| NotAvailable)
     }
 
@@ -84,26 +113,41 @@ impl<E: Engine> Admin<E> {
 fn is_passing(error: &BackendError) -> bool {
     match error {
         BackendError::Io(_) | BackendError::Closed => true,
-        BackendError::Dialogue(DialogueError::Refused { code, .. }) => {
-            ["57P01", "57P02", "57P03"].contains(&code.as_str())
-        }
+        BackendError::Dialogue(DialogueError::Refused { cause, .. }) => cause.is_passing(),
         BackendError::Dialogue(_) | BackendError::TooSlow => false,
     }
 }
 
 struct Task<E: Engine> {
     gate: Gate,
-    user: String,
-    database: String,
-    connection: Option<(Backend<E>, u64)>,
+    fleet: Arc<Fleet>,
+    login: Arc<RouterLogin>,
+    hours: Hours,
+    connection: Option<Connection<E>>,
+}
+
+/// A connection of the router's own, counted in the fleet.
+struct Connection<E: Engine> {
+    backend: Option<Backend<E>>,
+    era: u64,
+    fleet: Arc<Fleet>,
+}
+
+impl<E: Engine> Drop for Connection<E> {
+    fn drop(&mut self) {
+        if let Some(backend) = self.backend.take() {
+            backend.close();
+        }
+        self.fleet.aided(false);
+    }
 }
 
 impl<E: Engine> Task<E> {
     async fn run(mut self, mut asks: mpsc::Receiver<Ask<E>>) {
         loop {
-            let open = self.gate.borrow_and_update().phase == Phase::Open;
-            if !open && let Some((connection, _)) = self.connection.take() {
-                connection.close();
+            let open = self.hours.include(self.gate.borrow_and_update().phase);
+            if !open {
+                self.connection = None;
             }
             tokio::select! {
                 changed = self.gate.changed() => if changed.is_err() { return },
@@ -135,6 +179,10 @@ impl<E: Engine> Task<E> {
                 self.keep_if_sound(&rows);
                 drop(answer.send(rows));
             }
+            Ask::Contract(answer) => match self.connection().await {
+                Ok(backend) => drop(answer.send(E::contract(&backend.logged_in))),
+                Err(error) => tracing::warn!(%error, "the server cannot be asked what it is"),
+            },
             Ask::Names(database, answer) => {
                 let mut names = Vec::new();
                 match timeout(READING, self.read_texts(&database, &mut names)).await {
@@ -173,7 +221,7 @@ impl<E: Engine> Task<E> {
 
     async fn account(&mut self, user: &str) -> Result<Option<E::Account>, BackendError> {
         let asked = match self.connection().await {
-            Ok(backend) => backend.converse(E::account_query(user)).await,
+            Ok(backend) => backend.converse(E::account_query(&backend.logged_in, user)).await,
             Err(error) => Err(error),
         };
         self.keep_if_sound(&asked);
@@ -183,7 +231,10 @@ impl<E: Engine> Task<E> {
     /// On a connection of its own, because each database has its own texts.
     async fn read_texts(&self, database: &str, names: &mut Vec<String>) -> Result<(), BackendError> {
         let socket = self.gate.borrow().socket.clone().ok_or(BackendError::Closed)?;
-        let mut backend = Backend::<E>::connect(&socket, E::log_in_as_master(&self.user, database)).await?;
+        let RouterLogin { user, password, .. } = &*self.login;
+        let there =
+            RouterLogin { user: user.clone(), password: password.clone(), database: database.to_owned() };
+        let mut backend = Backend::<E>::connect(&socket, E::log_in_as_router(&there), &self.login).await?;
         for query in E::stored_texts(&backend.logged_in) {
             let rows = backend.converse(E::admin_query(&query, &[])).await?;
             names.extend(rows.iter().flatten().flatten().flat_map(|text| E::stored_names(text)));
@@ -201,14 +252,17 @@ impl<E: Engine> Task<E> {
 
     async fn connection(&mut self) -> Result<&mut Backend<E>, BackendError> {
         let signal = self.gate.borrow().clone();
-        if self.connection.as_ref().is_some_and(|(_, era)| *era != signal.era) {
+        if self.connection.as_ref().is_some_and(|connection| connection.era != signal.era) {
             self.connection = None;
         }
         if self.connection.is_none() {
             let socket = signal.socket.ok_or(BackendError::Closed)?;
-            let backend = Backend::connect(&socket, E::log_in_as_master(&self.user, &self.database)).await?;
-            self.connection = Some((backend, signal.era));
+            let backend = Backend::connect(&socket, E::log_in_as_router(&self.login), &self.login).await?;
+            self.fleet.aided(true);
+            let fleet = Arc::clone(&self.fleet);
+            self.connection = Some(Connection { backend: Some(backend), era: signal.era, fleet });
         }
-        self.connection.as_mut().map(|(backend, _)| backend).ok_or(BackendError::Closed)
+        let backend = self.connection.as_mut().and_then(|connection| connection.backend.as_mut());
+        backend.ok_or(BackendError::Closed)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -9,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use crate::engine::{Dialogue, DialogueError, Engine};
+use crate::engine::{Dialogue, DialogueError, Engine, RouterLogin};
 
 /// How long a backend may take to answer the router itself.
 pub const CONVERSATION: Duration = Duration::from_secs(30);
@@ -46,16 +47,21 @@ pub struct Backend<E: Engine> {
     /// What the server said at the log in.
     pub logged_in: E::LoggedIn,
     socket: PathBuf,
+    login: Arc<RouterLogin>,
 }
 
 impl<E: Engine> Backend<E> {
-    /// Connects and logs in. Not cancel-safe; dropping it drops the connection.
-    pub async fn connect(socket: &Path, log_in: E::LogIn) -> Result<Backend<E>, BackendError> {
+    /// Connects and logs in. Not cancel-safe; dropping it drops the connection. `router`: who will cancel.
+    pub async fn connect(
+        socket: &Path,
+        log_in: E::LogIn,
+        router: &Arc<RouterLogin>,
+    ) -> Result<Backend<E>, BackendError> {
         let connected = timeout(CONNECT, UnixStream::connect(socket)).await;
         let mut stream = connected.map_err(|_| BackendError::TooSlow)??;
         let mut input = BytesMut::new();
         let logged_in = converse(&mut stream, &mut input, log_in, CONVERSATION).await?;
-        Ok(Backend { stream, input, logged_in, socket: socket.to_owned() })
+        Ok(Backend { stream, input, logged_in, socket: socket.to_owned(), login: Arc::clone(router) })
     }
 
     /// Leads a conversation. Not cancel-safe: after a dropped future the connection is of no use.
@@ -79,7 +85,7 @@ impl<E: Engine> Backend<E> {
 
     /// The same, to be used while the connection is.
     pub fn canceller(&self) -> impl Fn() -> Cancelling + Send + Sync + use<E> {
-        let (socket, request) = (self.socket.clone(), E::cancel_request(&self.logged_in));
+        let (socket, request) = (self.socket.clone(), E::cancel(&self.logged_in, &self.login));
         move || Box::pin(cancel(socket.clone(), request.clone()))
     }
 
@@ -93,7 +99,8 @@ impl<E: Engine> Backend<E> {
     /// machine).
     pub fn libraries(&self) -> Vec<String> {
         use std::io::Read as _;
-        let path = format!("/proc/{}/maps", E::backend_id(&self.logged_in));
+        let Some(process) = E::process_id(&self.logged_in) else { return Vec::new() };
+        let path = format!("/proc/{process}/maps");
         let mut text = String::new();
         let read =
             std::fs::File::open(path).and_then(|file| file.take(MAX_MAPS as u64).read_to_string(&mut text));
@@ -111,15 +118,15 @@ impl<E: Engine> Backend<E> {
 /// A cancel request under way.
 pub type Cancelling = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
-async fn cancel(socket: PathBuf, request: Vec<u8>) {
+async fn cancel<D: Dialogue<Output = ()>>(socket: PathBuf, request: D) {
     let asked = timeout(CANCEL, async {
         let mut stream = UnixStream::connect(&socket).await?;
-        stream.write_all(&request).await?;
-        // The server closes after it has sent the signal.
-        stream.read(&mut [0; 1]).await
+        converse(&mut stream, &mut BytesMut::new(), request, CANCEL).await
     });
-    if let Ok(Err(error)) = asked.await {
-        tracing::debug!(%error, "cancel request failed");
+    match asked.await {
+        // Where the answer is a close.
+        Ok(Ok(()) | Err(BackendError::Closed)) | Err(_) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "cancel request failed"),
     }
 }
 

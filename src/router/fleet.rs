@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,17 +13,15 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 mod doing;
+mod ids;
 mod membership;
 
 pub use doing::Doing;
+pub use ids::{ConnectionId, Ids};
 pub use membership::Membership;
 
 use super::gate::{Gate, Hold, Phase, Signal};
 use crate::engine::CancelKey;
-
-/// The connection ids that clients see start beyond what an operating system gives out, so that none is ever mistaken
-/// for a process.
-const FIRST_ID: u32 = 1 << 23;
 
 /// Whether a session has a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +70,10 @@ pub struct SessionView {
 pub enum Order {
     /// Cancel what is running; answered when the server has been asked.
     Cancel(oneshot::Sender<()>),
+    /// Get a backend.
+    Wake,
+    /// Another session has the server end this one's connection.
+    End,
 }
 
 struct Member {
@@ -100,7 +103,6 @@ pub struct Tally {
 #[derive(Default)]
 struct Members {
     sessions: HashMap<u32, Member>,
-    next_id: u32,
     tally: Tally,
     /// How many sessions are in each [`Attachment`].
     counts: [usize; 5],
@@ -185,17 +187,23 @@ pub struct Fleet {
     progress: Arc<Notify>,
     signal: watch::Sender<Signal>,
     limit: usize,
+    emptied: bool,
+    /// Connections of the router's own.
+    aides: AtomicUsize,
 }
 
 impl Fleet {
-    /// A fleet of `limit` sessions at most, with no database yet.
-    pub fn new(limit: usize) -> Arc<Fleet> {
+    /// A fleet of `limit` sessions at most, with no database yet. `emptied`: a database is to stop only when nobody is
+    /// connected to it.
+    pub fn new(limit: usize, emptied: bool) -> Arc<Fleet> {
         let signal = Signal { phase: Phase::Down, round: 0, era: 0, survey: 0, socket: None };
         Arc::new(Fleet {
-            members: Mutex::new(Members { next_id: FIRST_ID, ..Members::default() }),
+            members: Mutex::new(Members::default()),
             progress: Arc::new(Notify::new()),
             signal: watch::Sender::new(signal),
             limit,
+            emptied,
+            aides: AtomicUsize::new(0),
         })
     }
 
@@ -292,12 +300,25 @@ impl Fleet {
         self.members().counts[Attachment::Attached as usize]
     }
 
-    /// How many sessions have a backend that the database must not stop under: all but those that hold still and have
-    /// nothing to fetch.
+    /// How many connections there are that the database must not stop under: all sessions' but of those that hold still
+    /// and have nothing to fetch, or every one where it is to be empty.
     pub fn attached(&self) -> usize {
         let counts = self.members().counts;
-        let without = counts[Attachment::Detached as usize] + counts[Attachment::Parked as usize];
-        counts.iter().sum::<usize>() - without
+        let without = counts[Attachment::Detached as usize];
+        let attached = counts.iter().sum::<usize>() - without;
+        match self.emptied {
+            true => attached + self.aides.load(Ordering::Relaxed),
+            false => attached - counts[Attachment::Parked as usize],
+        }
+    }
+
+    /// The router has a connection of its own from here on, or has it no more.
+    pub(super) fn aided(&self, connected: bool) {
+        match connected {
+            true => self.aides.fetch_add(1, Ordering::Relaxed),
+            false => self.aides.fetch_sub(1, Ordering::Relaxed),
+        };
+        self.progress.notify_waiters();
     }
 
     /// How many sessions there are.
@@ -355,16 +376,3 @@ impl Member {
 /// The fleet has as many sessions as it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Full;
-
-impl Members {
-    /// Ids rise, and start again where they began after the last one that fits a signed number.
-    fn free_id(&mut self) -> u32 {
-        loop {
-            let id = self.next_id;
-            self.next_id = if id >= i32::MAX as u32 { FIRST_ID } else { id + 1 };
-            if !self.sessions.contains_key(&id) {
-                return id;
-            }
-        }
-    }
-}

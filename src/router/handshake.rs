@@ -12,14 +12,13 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tracing::Instrument;
 
 use super::backend::{Backend, BackendError};
-use super::fleet::{Identity, Membership, Order};
+use super::fleet::{ConnectionId, Identity, Membership, Order};
 use super::listener::Door;
 use super::relay::ClientEnd;
 use super::session::{Session, attach, rest::Rest};
 use super::stream::ClientStream;
-use super::tls::agreed_on_postgresql;
 use super::{Cluster, random};
-use crate::engine::{CancelClaim, DialogueError, Engine, Farewell, Greet, Greeting, Refusal};
+use crate::engine::{Arrival, CancelClaim, DialogueError, Engine, Farewell, Greet, Greeting, Refusal};
 use crate::telemetry::RefusalReason;
 
 /// How long a new client waits for a database that is starting.
@@ -86,11 +85,20 @@ async fn visit<E: Engine>(visitor: Visitor<E>) {
         cluster: door.clusters.first().filter(|_| door.clusters.len() == 1).cloned(),
         door: &door,
     };
-    let turned = match porter.greet().await {
+    let Some(contracts) = porter.contracts().await else { return };
+    let id = door.ids.reserve();
+    let mut greeting = E::greet(&Arrival {
+        secret: door.clusters.first().map_or([0; 32], |cluster| cluster.secret),
+        id: id.number(),
+        random: random(),
+        address: address.ip(),
+        contracts: &contracts,
+    });
+    let turned = match porter.greet(&mut greeting).await {
         Ok(startup) => {
             let Porter { stream, input, out, cluster, .. } = porter;
             let Some(cluster) = cluster else { return };
-            return open(Guest { stream, input, cluster, startup, out }, address).await;
+            return open(Guest { stream, input, cluster, startup, out }, address, id).await;
         }
         Err(turned) => turned,
     };
@@ -106,7 +114,7 @@ async fn visit<E: Engine>(visitor: Visitor<E>) {
         Turned::Away(Some(Refusal::Tls)) => Some(RefusalReason::Tls),
         Turned::Away(Some(Refusal::Malformed | Refusal::Unsupported)) => Some(RefusalReason::Protocol),
         Turned::With(why, reason) => {
-            porter.out.extend_from_slice(&E::farewell(&why));
+            porter.out.extend_from_slice(&greeting.farewell(&why));
             Some(reason)
         }
     };
@@ -128,17 +136,41 @@ struct Porter<'a, E: Engine> {
 }
 
 impl<E: Engine> Porter<'_, E> {
-    async fn greet(&mut self) -> Result<E::Startup, Turned> {
-        let secret = self.door.clusters.first().map_or([0; 32], |cluster| cluster.secret);
-        let mut greeting = E::greet(secret);
+    /// What the client is to be told of the servers behind its address, before it has spoken. `None`: it has left, or
+    /// no server has come up.
+    async fn contracts(&mut self) -> Option<Vec<Arc<E::Contract>>> {
+        let mut contracts = Vec::new();
+        if !E::SERVER_SPEAKS_FIRST {
+            return Some(contracts);
+        }
+        for cluster in &self.door.clusters {
+            let ask = async || cluster.admin.contract().await.map(Arc::new);
+            let contract = tokio::select! {
+                contract = cluster.contract.get_or_try_init(ask) => contract.ok()?,
+                () = gone(&mut self.stream, &mut self.input) => return None,
+            };
+            contracts.push(Arc::clone(contract));
+        }
+        // Waiting for the database does not count against the client.
+        self.deadline = Instant::now() + self.door.handshake_timeout;
+        Some(contracts)
+    }
+
+    async fn greet(&mut self, greeting: &mut E::Greeting) -> Result<E::Startup, Turned> {
+        greeting.open(&mut self.out);
+        if !self.out.is_empty() {
+            self.write().await?;
+        }
         self.read().await?;
-        if self.input.first() == Some(&TLS_RECORD) {
-            self.secure(&mut greeting).await?;
+        if let Some(protocol) = E::DIRECT_TLS
+            && self.input.first() == Some(&TLS_RECORD)
+        {
+            self.secure(greeting).await?;
             let ClientStream::Tls(stream) = &self.stream else {
                 return Err(Turned::Away(Some(Refusal::Tls)));
             };
             // Without the name the bytes could have been meant for another protocol.
-            if !agreed_on_postgresql(stream.get_ref().1) {
+            if stream.get_ref().1.alpn_protocol() != Some(protocol) {
                 return Err(Turned::Away(Some(Refusal::Tls)));
             }
         }
@@ -152,12 +184,13 @@ impl<E: Engine> Porter<'_, E> {
                 }
                 Greet::UpgradeTls => {
                     self.write().await?;
-                    self.secure(&mut greeting).await?;
+                    self.secure(greeting).await?;
                     greeting.receive(&mut self.input, &mut self.out)
                 }
                 Greet::LookUp { user } => {
                     let account = self.look_up(&user).await?;
-                    greeting.account(account, random(), &mut self.out)
+                    let vault = self.cluster.as_ref().map(|cluster| Arc::clone(&cluster.vault));
+                    greeting.account(account, random(), &vault.unwrap_or_default(), &mut self.out)
                 }
                 Greet::Cancel(claim) => {
                     cancel(self.door, &claim).await;
@@ -268,7 +301,7 @@ async fn cancel<E: Engine>(door: &Door<E>, claim: &CancelClaim) {
 }
 
 /// Gives a guest its first backend and lives the session.
-async fn open<E: Engine>(mut guest: Guest<E>, address: SocketAddr) {
+async fn open<E: Engine>(mut guest: Guest<E>, address: SocketAddr, id: ConnectionId) {
     let (user, database) = E::describe(&guest.startup);
     let span = tracing::Span::current();
     span.record("cluster", &guest.cluster.name).record("user", user);
@@ -279,8 +312,8 @@ async fn open<E: Engine>(mut guest: Guest<E>, address: SocketAddr) {
         tls: guest.stream.tls_version(),
     };
     let secret_length = E::secret_length(&guest.startup);
-    let Ok((membership, orders)) = guest.cluster.fleet.join(identity, random(), secret_length) else {
-        let message = E::farewell(&Farewell::TooManySessions);
+    let Ok((membership, orders)) = guest.cluster.fleet.join(id, identity, random(), secret_length) else {
+        let message = E::turn_away(&guest.startup, &Farewell::TooManySessions);
         return guest.refuse(&message, RefusalReason::TooManySessions).await;
     };
     span.record("id", membership.key().id);
@@ -294,7 +327,7 @@ async fn open<E: Engine>(mut guest: Guest<E>, address: SocketAddr) {
             guest.refuse(&message, RefusalReason::Unavailable).await;
         }
         Err(_) => {
-            let message = E::farewell(&Farewell::NotAvailable);
+            let message = E::turn_away(&guest.startup, &Farewell::NotAvailable);
             guest.refuse(&message, RefusalReason::Unavailable).await;
         }
     }
@@ -342,6 +375,8 @@ impl<E: Engine> Guest<E> {
             lost: None,
             outlasting: BytesMut::new(),
             rest: Rest::new(era),
+            woken: false,
+            ended: None,
         };
         let end = Box::pin(session.run()).await;
         tracing::debug!(?end, "session ended");

@@ -7,6 +7,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
 use super::Cluster;
+use super::fleet::Ids;
 use super::handshake::{self, Visitor};
 use super::tls::Tls;
 use crate::engine::Engine;
@@ -30,6 +31,8 @@ pub struct Listener<E: Engine> {
 pub struct Door<E: Engine> {
     /// The clusters; with more than one the client's SNI chooses.
     pub clusters: Vec<Arc<Cluster<E>>>,
+    /// Connection ids, shared by all listeners.
+    pub ids: Arc<Ids>,
     /// The router's certificate.
     pub tls: Arc<Tls>,
     /// How long a client may take to be authenticated, apart from waiting for the database.

@@ -20,7 +20,9 @@ pub mod tls;
 pub use crate::config::ForcedChange;
 pub use crate::engine::Obstacle;
 
-use crate::engine::Engine;
+use tokio::sync::OnceCell;
+
+use crate::engine::{Engine, RouterLogin};
 use crate::telemetry::ClusterMetrics;
 
 /// What the sessions of one cluster share.
@@ -31,6 +33,14 @@ pub struct Cluster<E: Engine> {
     pub fleet: Arc<fleet::Fleet>,
     /// Its accounts.
     pub admin: admin::Admin<E>,
+    /// Sees what a session's own user may not; works while sessions are held, too.
+    pub observer: admin::Admin<E>,
+    /// As whom the router logs in.
+    pub login: Arc<RouterLogin>,
+    /// What its accounts have proved.
+    pub vault: Arc<E::Vault>,
+    /// What clients are told of its server; known from the first log in on.
+    pub contract: OnceCell<Arc<E::Contract>>,
     /// What a forced change does to a session in a transaction.
     pub forced_change: ForcedChange,
     /// Its metrics.

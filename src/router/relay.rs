@@ -35,6 +35,8 @@ pub enum Event {
     BackendGone,
     /// The backend's last words are at the front of its buffer, not forwarded.
     Farewell,
+    /// The request at the front is for the session to look at; all before it is answered.
+    Intercept,
     /// What was asked for with [`Report`] has come.
     Reported,
 }
@@ -233,7 +235,7 @@ impl<E: Engine> Pump<'_, E> {
     /// `Ok(true)`: there is something to write.
     fn scan_client(&mut self, manner: Manner) -> Result<bool, Event> {
         let from = &mut self.client.from;
-        let scan = self.tracker.client_bytes(&from.bytes, manner.admission);
+        let scan = self.tracker.client_bytes(&mut from.bytes, manner.admission);
         from.cleared = scan.forward;
         self.client.held = scan.rest == Rest::Held && scan.forward == 0;
         if scan.forward > 0 {
@@ -243,7 +245,8 @@ impl<E: Engine> Pump<'_, E> {
         match scan.rest {
             Rest::Goodbye => Err(Event::Goodbye),
             Rest::Violation(text) => Err(Event::Violation(text)),
-            Rest::Incomplete | Rest::Held | Rest::Draining => Ok(false),
+            Rest::Intercept if self.is_due(Report::Answered) => Err(Event::Intercept),
+            Rest::Incomplete | Rest::Held | Rest::Draining | Rest::Intercept => Ok(false),
         }
     }
 

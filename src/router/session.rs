@@ -27,6 +27,7 @@ use crate::engine::{Admission, Engine, Farewell, Tracker};
 
 pub(super) mod attach;
 mod forced;
+mod intercept;
 mod loss;
 mod lost;
 pub(super) mod rest;
@@ -64,6 +65,10 @@ pub struct Session<E: Engine> {
     /// What the client did in a lost transaction that its backend does not know of yet.
     pub(super) outlasting: BytesMut,
     pub(super) rest: rest::Rest,
+    /// Another session needs this one to have a backend.
+    pub(super) woken: bool,
+    /// When another session has asked for the end of this one.
+    pub(super) ended: Option<Instant>,
 }
 
 /// What made the session look up.
@@ -89,7 +94,7 @@ impl<E: Engine> Session<E> {
             }
         };
         if let End::Told(why) = &end {
-            self.say_farewell(&E::farewell(why)).await;
+            self.say_farewell(&self.tracker.farewell(why)).await;
         }
         if let Some(backend) = self.backend.take() {
             backend.close();
@@ -146,6 +151,12 @@ impl<E: Engine> Session<E> {
             Woken::Gate => Ok(()),
             Woken::Due => self.ring().await,
             Woken::Order(Order::Cancel(done)) => self.cancel(done).await,
+            Woken::Order(Order::Wake) => Ok(()),
+            Woken::Order(Order::End) => {
+                self.ended = Some(Instant::now());
+                Ok(())
+            }
+            Woken::Relay(Event::Intercept) => self.intercept().await,
             Woken::Relay(Event::Reported) if signal.phase != Phase::Open => self.at_rest(signal).await,
             Woken::Relay(Event::Reported) if self.rest.survey_due() || self.rest.is_overdue() => {
                 self.look_at_itself().await

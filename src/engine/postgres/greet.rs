@@ -25,7 +25,7 @@ use super::auth::{Md5Verifier, Verifier, md5_matches};
 use super::message;
 use super::query::Account;
 use super::sql;
-use crate::engine::{CancelClaim, Greet, Refusal};
+use crate::engine::{CancelClaim, Farewell, Greet, Refusal};
 
 /// `MAX_STARTUP_PACKET_LENGTH` of the server.
 const MAX_STARTUP: usize = 10_000;
@@ -274,6 +274,8 @@ impl Greeting {
 }
 
 impl crate::engine::Greeting<Postgres> for Greeting {
+    fn open(&mut self, _out: &mut BytesMut) {}
+
     fn receive(&mut self, input: &mut BytesMut, out: &mut BytesMut) -> Greet<Postgres> {
         match self.phase {
             Phase::Starting => loop {
@@ -294,7 +296,13 @@ impl crate::engine::Greeting<Postgres> for Greeting {
         self.end_point = end_point;
     }
 
-    fn account(&mut self, account: Option<Account>, random: [u8; 24], out: &mut BytesMut) -> Greet<Postgres> {
+    fn account(
+        &mut self,
+        account: Option<Account>,
+        random: [u8; 24],
+        _vault: &Arc<()>,
+        out: &mut BytesMut,
+    ) -> Greet<Postgres> {
         let Phase::LookingUp(startup) = std::mem::replace(&mut self.phase, Phase::Done) else {
             return Greet::More;
         };
@@ -321,6 +329,10 @@ impl crate::engine::Greeting<Postgres> for Greeting {
             Verifier::None => return deny(out, &startup),
         }
         Greet::More
+    }
+
+    fn farewell(&self, why: &Farewell) -> Vec<u8> {
+        super::farewell(why)
     }
 }
 

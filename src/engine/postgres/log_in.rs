@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::greet::Startup;
 use super::message::{self, Message, error_field};
-use crate::engine::{Dialogue, DialogueError};
+use crate::engine::{Cause, Dialogue, DialogueError};
 
 /// The longest message that a log in is answered with.
 const MAX_ANSWER: usize = 64 * 1024;
@@ -95,7 +95,15 @@ pub(super) fn refused(message: &Message) -> DialogueError {
     let text = |field| String::from_utf8_lossy(error_field(&message.body, field)).into_owned();
     let mut framed = BytesMut::new();
     message::put(&mut framed, b'E', |out| out.extend_from_slice(&message.body));
-    DialogueError::Refused { code: text(b'C'), text: text(b'M'), message: framed.to_vec() }
+    let code = text(b'C');
+    // admin_shutdown, crash_shutdown; cannot_connect_now; too_many_connections ("PostgreSQL Error Codes", appendix A).
+    let cause = match code.as_str() {
+        "57P01" | "57P02" => Cause::Stopping,
+        "57P03" => Cause::Starting,
+        "53300" => Cause::Full,
+        _ => Cause::Final,
+    };
+    DialogueError::Refused { cause, code, text: text(b'M'), message: framed.to_vec() }
 }
 
 pub(super) fn unexpected(kind: u8) -> DialogueError {

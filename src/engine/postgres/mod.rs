@@ -25,13 +25,22 @@ pub mod statements;
 pub mod stored;
 pub mod tracker;
 
-use crate::engine::{CancelKey, Engine, Farewell, Fate, Loss, Obstacle, Tracker as _};
+use crate::engine::{
+    Arrival, CancelKey, Engine, Farewell, Fate, Inquiry, Loss, Obstacle, RouterLogin, Tracker as _,
+};
 
 /// The engine.
 #[derive(Debug, Clone, Copy)]
 pub struct Postgres;
 
 impl Engine for Postgres {
+    const SERVER_SPEAKS_FIRST: bool = false;
+    const STOPS_WHEN_EMPTY: bool = false;
+    // Registered with IANA; PostgreSQL 17's direct TLS insists on it.
+    const DIRECT_TLS: Option<&'static [u8]> = Some(b"postgresql");
+
+    type Contract = ();
+    type Vault = ();
     type Startup = greet::Startup;
     type Account = query::Account;
     type Greeting = greet::Greeting;
@@ -39,6 +48,7 @@ impl Engine for Postgres {
     type LoggedIn = log_in::LoggedIn;
     type LogIn = log_in::LogIn;
     type State = state::State;
+    type Cancel = query::Cancel;
     type Capture = capture::Capture;
     type Restore = restore::Restore;
     type Restored = restore::Restored;
@@ -48,16 +58,23 @@ impl Engine for Postgres {
     type Lost = lost::LostTransaction;
     type Interlude = interlude::Interlude;
 
-    fn greet(secret: [u8; 32]) -> greet::Greeting {
-        greet::Greeting::new(secret)
+    fn greet(arrival: &Arrival<'_, Postgres>) -> greet::Greeting {
+        greet::Greeting::new(arrival.secret)
     }
+
+    fn greet_again(arrival: &Arrival<'_, Postgres>, _: &greet::Startup, _: Bytes) -> greet::Greeting {
+        // Never asked for: the protocol knows no change of user.
+        greet::Greeting::new(arrival.secret)
+    }
+
+    fn contract(_: &log_in::LoggedIn) {}
 
     fn log_in(startup: &greet::Startup) -> log_in::LogIn {
         log_in::LogIn::new(startup)
     }
 
-    fn log_in_as_master(user: &str, database: &str) -> log_in::LogIn {
-        log_in::LogIn::new(&greet::Startup::of(user, database))
+    fn log_in_as_router(login: &RouterLogin) -> log_in::LogIn {
+        log_in::LogIn::new(&greet::Startup::of(&login.user, &login.database))
     }
 
     fn welcome(
@@ -83,14 +100,12 @@ impl Engine for Postgres {
         startup.secret_length()
     }
 
-    fn capture(
-        startup: &greet::Startup,
-        logged_in: &log_in::LoggedIn,
-        tracker: &tracker::Tracker,
-        last: &state::State,
-        names: &[String],
-        nonce: u64,
-    ) -> capture::Capture {
+    fn observation(_: &log_in::LoggedIn) -> Option<String> {
+        None
+    }
+
+    fn capture(inquiry: &Inquiry<'_, Postgres>) -> capture::Capture {
+        let Inquiry { startup, logged_in, tracker, last, names, .. } = inquiry;
         let mut all = tracker.setting_names.clone();
         all.extend(names.iter().filter(|name| !tracker.setting_names.contains(name)).cloned());
         let described = last.prepared.iter().filter(|p| tracker.statements.is_settled(&p.name));
@@ -103,7 +118,7 @@ impl Engine for Postgres {
             from_wire: tracker.wire_state(),
             described: described.cloned().collect(),
         };
-        capture::Capture::new(question, nonce)
+        capture::Capture::new(question, inquiry.nonce)
     }
 
     fn captured(tracker: &mut tracker::Tracker, state: &mut state::State) {
@@ -183,7 +198,7 @@ impl Engine for Postgres {
         state.sequences.clear();
     }
 
-    fn account_query(user: &str) -> query::AccountQuery {
+    fn account_query(_: &log_in::LoggedIn, user: &str) -> query::AccountQuery {
         query::AccountQuery::new(user)
     }
 
@@ -193,6 +208,14 @@ impl Engine for Postgres {
 
     fn flush_statement() -> Option<&'static str> {
         Some("CHECKPOINT")
+    }
+
+    fn database_statements(name: &str) -> (String, String) {
+        // The name is a plain identifier, so quoting is for reserved words.
+        (
+            format!("SELECT 1 FROM pg_catalog.pg_database WHERE datname = '{name}'"),
+            format!("CREATE DATABASE \"{name}\""),
+        )
     }
 
     fn lost_transaction(tracker: &tracker::Tracker) -> lost::LostTransaction {
@@ -214,29 +237,24 @@ impl Engine for Postgres {
         interlude::Interlude::repeat(requests)
     }
 
-    fn cancel_request(logged_in: &log_in::LoggedIn) -> Vec<u8> {
-        let mut request = Vec::with_capacity(16);
-        let length = u32::try_from(12 + logged_in.secret.len()).unwrap_or(0);
-        for word in [length, 80_877_102, logged_in.backend_id] {
-            request.extend_from_slice(&word.to_be_bytes());
-        }
-        request.extend_from_slice(&logged_in.secret);
-        request
+    fn cancel(logged_in: &log_in::LoggedIn, _: &RouterLogin) -> query::Cancel {
+        query::Cancel::of(logged_in)
     }
 
     fn backend_id(logged_in: &log_in::LoggedIn) -> u32 {
         logged_in.backend_id
     }
 
+    fn process_id(logged_in: &log_in::LoggedIn) -> Option<u32> {
+        Some(logged_in.backend_id)
+    }
+
     fn cancel_held(input: &mut BytesMut, out: &mut BytesMut) -> bool {
         cancel_held(input, out)
     }
 
-    fn farewell(why: &Farewell) -> Vec<u8> {
-        let (code, text) = farewell_text(why);
-        let mut out = BytesMut::new();
-        message::put_error(&mut out, "FATAL", code, &text);
-        out.to_vec()
+    fn turn_away(_: &greet::Startup, why: &Farewell) -> Vec<u8> {
+        farewell(why)
     }
 
     fn loss(bytes: &[u8]) -> Loss {
@@ -259,6 +277,14 @@ impl Engine for Postgres {
     fn describe(startup: &greet::Startup) -> (&str, &str) {
         (startup.user(), startup.database())
     }
+}
+
+/// The last message of a connection.
+fn farewell(why: &Farewell) -> Vec<u8> {
+    let (code, text) = farewell_text(why);
+    let mut out = BytesMut::new();
+    message::put_error(&mut out, "FATAL", code, &text);
+    out.to_vec()
 }
 
 /// Codes as the server would choose them; HikariCP and others evict a connection on any of these.

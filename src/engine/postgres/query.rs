@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 
 use super::auth::Verifier;
-use super::log_in::{refused, unexpected};
+use super::log_in::{LoggedIn, refused, unexpected};
 use super::message;
 use crate::engine::{Dialogue, DialogueError};
 
@@ -142,6 +142,39 @@ impl Dialogue for Drain {
                 kind => return Err(unexpected(kind)),
             }
         }
+        Ok(None)
+    }
+}
+
+/// A `CancelRequest` on a connection of its own; the server closes it when the signal is sent ("Protocol Flow",
+/// canceling requests in progress).
+#[derive(Clone)]
+pub struct Cancel {
+    request: Vec<u8>,
+}
+
+impl Cancel {
+    /// Cancels what runs on that backend.
+    pub fn of(logged_in: &LoggedIn) -> Cancel {
+        const CANCEL: u32 = 80_877_102;
+        let mut request = Vec::with_capacity(16);
+        let length = u32::try_from(12 + logged_in.secret.len()).unwrap_or(0);
+        for word in [length, CANCEL, logged_in.backend_id] {
+            request.extend_from_slice(&word.to_be_bytes());
+        }
+        request.extend_from_slice(&logged_in.secret);
+        Cancel { request }
+    }
+}
+
+impl Dialogue for Cancel {
+    type Output = ();
+
+    fn open(&mut self, out: &mut BytesMut) {
+        out.extend_from_slice(&self.request);
+    }
+
+    fn receive(&mut self, _: &mut BytesMut, _: &mut BytesMut) -> Result<Option<()>, DialogueError> {
         Ok(None)
     }
 }

@@ -6,14 +6,15 @@ use subtle::ConstantTimeEq as _;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::{Attachment, Doing, Fleet, Full, Identity, Member, Order, Tally};
-use crate::engine::{CancelClaim, CancelKey, Obstacle};
+use super::{Attachment, ConnectionId, Doing, Fleet, Full, Identity, Member, Order, Tally};
+use crate::engine::{CancelClaim, CancelKey, Directory, Obstacle, Whereabouts};
 use crate::router::gate::{Gate, Phase};
 
 /// A session's own end of the fleet. Dropping it takes the session out.
 pub struct Membership {
     fleet: Arc<Fleet>,
     id: u32,
+    _reserved: ConnectionId,
     key: CancelKey,
     doing: Arc<Mutex<Doing>>,
 }
@@ -22,6 +23,7 @@ impl Fleet {
     /// Takes a session in, detached. Returns its orders.
     pub fn join(
         self: &Arc<Self>,
+        id: ConnectionId,
         identity: Identity,
         secret: [u8; 32],
         secret_length: usize,
@@ -32,8 +34,8 @@ impl Fleet {
         if members.sessions.len() >= self.limit {
             return Err(Full);
         }
-        let id = members.free_id();
-        let key = CancelKey { id, secret };
+        let number = id.number();
+        let key = CancelKey { id: number, secret };
         let member = Member {
             key,
             secret_length,
@@ -46,8 +48,8 @@ impl Fleet {
             visible: None,
         };
         members.counts[Attachment::Detached as usize] += 1;
-        members.sessions.insert(id, member);
-        Ok((Membership { fleet: Arc::clone(self), id, key, doing }, received))
+        members.sessions.insert(number, member);
+        Ok((Membership { fleet: Arc::clone(self), id: number, _reserved: id, key, doing }, received))
     }
 
     /// Has the statement cancelled that a client names by its key; silently does nothing if the key is wrong.
@@ -138,6 +140,23 @@ impl Membership {
         self.fleet.members().names.get(&backend_id).copied()
     }
 
+    /// Has another session get a backend.
+    pub fn wake(&self, id: u32) {
+        self.order(id, Order::Wake);
+    }
+
+    /// Tells another session that the server is asked to end its connection.
+    pub fn ends(&self, id: u32) {
+        self.order(id, Order::End);
+    }
+
+    fn order(&self, id: u32, order: Order) {
+        if let Some(member) = self.fleet.members().sessions.get(&id) {
+            // A session with four orders before it will look up soon anyway.
+            drop(member.orders.try_send(order));
+        }
+    }
+
     /// Shares setting names with the other sessions of a database and returns what they know.
     pub fn share_setting_names(&self, database: &str, own: &[String]) -> Vec<String> {
         self.fleet.members().learn_setting_names(database, own).clone()
@@ -146,6 +165,18 @@ impl Membership {
     /// How many setting names are known in a database. It never falls.
     pub fn known_setting_names(&self, database: &str) -> usize {
         self.fleet.members().setting_names.get(database).map_or(0, Vec::len)
+    }
+}
+
+impl Directory for Membership {
+    fn find(&self, id: u32) -> Whereabouts {
+        match self.fleet.members().sessions.get(&id) {
+            None => Whereabouts::Unknown,
+            Some(Member { attachment: Attachment::Detached, .. } | Member { backend_id: None, .. }) => {
+                Whereabouts::Detached
+            }
+            Some(Member { backend_id: Some(backend), .. }) => Whereabouts::At(*backend),
+        }
     }
 }
 

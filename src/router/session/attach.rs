@@ -9,7 +9,7 @@ use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{End, Session};
-use crate::engine::{Admission, DialogueError, Drift, Engine, Farewell, Rest, Tracker};
+use crate::engine::{Admission, Cause, DialogueError, Drift, Engine, Farewell, Rest, Tracker};
 use crate::router::backend::{Backend, BackendError};
 use crate::router::fleet::Order;
 use crate::router::gate::{Phase, Signal};
@@ -84,6 +84,7 @@ impl<E: Engine> Session<E> {
             return Err(End::Told(Farewell::ShuttingDown));
         }
         let wanted = self.wants_backend().await?;
+        let wanted = wanted || self.woken;
         let may = match signal.phase {
             Phase::Open => wanted || E::is_visible(&self.state),
             Phase::Reattach => E::is_visible(&self.state),
@@ -98,6 +99,14 @@ impl<E: Engine> Session<E> {
         match self.idle(may).await {
             Idle::Bytes | Idle::Gate => Ok(()),
             Idle::ClientGone => Err(End::Client),
+            Idle::Order(Order::Wake) => {
+                self.woken = true;
+                Ok(())
+            }
+            Idle::Order(Order::End) => {
+                self.ended = Some(Instant::now());
+                Ok(())
+            }
             Idle::Order(Order::Cancel(_done)) => {
                 let mut answer = BytesMut::new();
                 if self.lost.is_none() && E::cancel_held(&mut self.client.from.bytes, &mut answer) {
@@ -112,10 +121,10 @@ impl<E: Engine> Session<E> {
     async fn wants_backend(&mut self) -> Result<bool, End> {
         self.answer_for_lost().await?;
         // Nothing is let past; only the kind of the first message is learnt.
-        match self.tracker.client_bytes(&self.client.from.bytes, Admission::Nothing).rest {
+        match self.tracker.client_bytes(&mut self.client.from.bytes, Admission::Nothing).rest {
             Rest::Goodbye => Err(End::Client),
             Rest::Violation(text) => Err(End::Told(Farewell::Violation(text))),
-            Rest::Held => Ok(self.lost.is_none()),
+            Rest::Held | Rest::Intercept => Ok(self.lost.is_none()),
             Rest::Incomplete | Rest::Draining => Ok(false),
         }
     }
@@ -138,7 +147,9 @@ impl<E: Engine> Session<E> {
     /// Logs in and makes the backend the session that it was.
     async fn reattach(&mut self, socket: &Arc<Path>, era: u64) -> Result<(), End> {
         let started = Instant::now();
-        let mut backend = match Backend::<E>::connect(socket, E::log_in(&self.startup)).await {
+        let mut backend = match Backend::<E>::connect(socket, E::log_in(&self.startup), &self.cluster.login)
+            .await
+        {
             Ok(backend) => backend,
             Err(BackendError::Dialogue(error @ DialogueError::Refused { .. })) if !self.may_pass(&error) => {
                 self.membership.detach(false);
@@ -158,7 +169,7 @@ impl<E: Engine> Session<E> {
                 E::reattach(&mut self.tracker, &backend.logged_in, restored, &mut out);
                 self.cluster.metrics.restore_seconds.observe(started.elapsed().as_secs_f64());
                 self.rest.reattached(era);
-                self.cleared = 0;
+                (self.cleared, self.woken) = (0, false);
                 self.membership.attached_to(E::backend_id(&backend.logged_in));
                 self.backend = Some(backend);
                 if out.is_empty() || self.tell(&out).await { Ok(()) } else { Err(End::Client) }
@@ -177,9 +188,9 @@ impl<E: Engine> Session<E> {
 
     /// A later try may succeed: the server is starting or stopping, or has no place just now. Not for ever.
     fn may_pass(&mut self, error: &DialogueError) -> bool {
-        let DialogueError::Refused { code, .. } = error else { return false };
+        let DialogueError::Refused { cause, .. } = error else { return false };
         let since = *self.rest.refused_since.get_or_insert_with(Instant::now);
-        matches!(code.as_str(), "57P01" | "57P02" | "57P03" | "53300") && since.elapsed() < PATIENCE
+        (cause.is_passing() || *cause == Cause::Full) && since.elapsed() < PATIENCE
     }
 
     /// The next try is not at once: a socket that nobody listens on refuses without delay.
@@ -202,7 +213,7 @@ pub(in crate::router) async fn first_backend<E: Engine>(
         loop {
             let signal = gate.borrow_and_update().clone();
             if let (Some(socket), true) = (&signal.socket, membership.attach()) {
-                match Backend::<E>::connect(socket, E::log_in(startup)).await {
+                match Backend::<E>::connect(socket, E::log_in(startup), &cluster.login).await {
                     Ok(backend) => return Ok((backend, signal.era)),
                     Err(error @ BackendError::Dialogue(DialogueError::Refused { .. }))
                         if !is_starting(&error) =>
@@ -229,5 +240,5 @@ pub(in crate::router) async fn first_backend<E: Engine>(
 /// A new client is told at once when the server is full, as it would be by the server itself; only a server that is
 /// starting is waited for.
 fn is_starting(error: &BackendError) -> bool {
-    matches!(error, BackendError::Dialogue(DialogueError::Refused { code, .. }) if code == "57P03")
+    matches!(error, BackendError::Dialogue(DialogueError::Refused { cause: Cause::Starting, .. }))
 }

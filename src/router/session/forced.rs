@@ -21,7 +21,9 @@ const AGAIN: Duration = Duration::from_millis(100);
 
 impl<E: Engine> Session<E> {
     pub(super) async fn bring_to_rest(&mut self, signal: &Signal) -> Result<(), End> {
-        self.have_answered().await?;
+        let answered = self.have_answered().await;
+        self.tracker.forcing(false);
+        answered?;
         if self.backend.is_none() {
             return Ok(());
         }
@@ -67,6 +69,8 @@ impl<E: Engine> Session<E> {
                 Some(Event::ClientGone | Event::Goodbye) => return Err(End::Client),
                 Some(Event::Violation(text)) => return Err(End::Told(Farewell::Violation(text))),
                 Some(Event::BackendGone | Event::Farewell) => return self.backend_lost().await,
+                // What is not begun waits.
+                Some(Event::Intercept) => return Ok(()),
             }
         }
         Ok(())
@@ -78,6 +82,7 @@ impl<E: Engine> Session<E> {
         let Some(backend) = &mut self.backend else { return false };
         let Some(abort) = self.tracker.abort_copy() else {
             if !may_commit {
+                self.tracker.forcing(true);
                 backend.cancel().await;
             }
             return true;

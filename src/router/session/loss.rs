@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::{End, Session};
-use crate::engine::{DialogueError, Drift, Engine, Farewell, Fate, Loss, Tracker};
+use crate::engine::{Cause, DialogueError, Drift, Engine, Farewell, Fate, Loss, Tracker};
 use crate::router::backend::{Backend, BackendError};
 
 /// How long it may take to find out whether the server is gone.
@@ -29,6 +29,7 @@ impl<E: Engine> Session<E> {
         let server = match E::loss(&words) {
             Loss::Session => false,
             Loss::Server => true,
+            Loss::Unclear if self.was_ended() => false,
             Loss::Unclear => self.server_is_gone().await,
         };
         if !server {
@@ -62,6 +63,11 @@ impl<E: Engine> Session<E> {
         Ok(())
     }
 
+    /// Another session has asked for the end of this one, a moment ago.
+    fn was_ended(&self) -> bool {
+        self.ended.is_some_and(|asked| asked.elapsed() < DOUBT)
+    }
+
     /// Why the session must be closed, if it must.
     fn truth(&self) -> Option<Farewell> {
         match self.tracker.fate() {
@@ -89,12 +95,14 @@ impl<E: Engine> Session<E> {
                 return true;
             }
             let Some(socket) = signal.socket else { return true };
-            match Backend::<E>::connect(&socket, E::log_in(&self.startup)).await {
+            match Backend::<E>::connect(&socket, E::log_in(&self.startup), &self.cluster.login).await {
                 Ok(backend) => {
                     backend.close();
                     return false;
                 }
-                Err(BackendError::Dialogue(DialogueError::Refused { code, .. })) if code != "57P03" => {
+                Err(BackendError::Dialogue(DialogueError::Refused { cause, .. }))
+                    if cause != Cause::Starting =>
+                {
                     return false;
                 }
                 Err(_) if Instant::now() > deadline => return true,

@@ -31,10 +31,10 @@ impl<E: Engine> Session<E> {
         if self.lost.is_none() {
             return Ok(());
         }
-        match self.tracker.client_bytes(&self.client.from.bytes, Admission::Nothing).rest {
+        match self.tracker.client_bytes(&mut self.client.from.bytes, Admission::Nothing).rest {
             Rest::Goodbye => return Err(End::Client),
             Rest::Violation(text) => return Err(End::Told(Farewell::Violation(text))),
-            Rest::Incomplete | Rest::Held | Rest::Draining => {}
+            Rest::Incomplete | Rest::Held | Rest::Draining | Rest::Intercept => {}
         }
         match self.idle(false).await {
             Idle::ClientGone => Err(End::Client),

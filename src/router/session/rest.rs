@@ -7,7 +7,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
 use super::{End, Session};
-use crate::engine::{Drift, Engine, Obstacle, Tracker};
+use crate::engine::{DialogueError, Drift, Engine, Inquiry, Obstacle, Tracker};
+use crate::router::admin::{Admin, Rows};
 use crate::router::backend::BackendError;
 use crate::router::fleet::{Attachment, Membership};
 use crate::router::gate::{Phase, Signal};
@@ -151,6 +152,14 @@ async fn cancelled_when_late<T, C: Future<Output = ()>>(
     }
 }
 
+/// Asks in the router's own name what a session's user may not see.
+async fn observe<E: Engine>(observer: &Admin<E>, question: Option<String>) -> Result<Rows, BackendError> {
+    match question {
+        Some(sql) => observer.run(&sql).await,
+        None => Ok(Rows::new()),
+    }
+}
+
 impl<E: Engine> Session<E> {
     /// The gate is shut and the session is at rest: it holds still from here on.
     pub(super) async fn at_rest(&mut self, signal: &Signal) -> Result<(), End> {
@@ -205,35 +214,42 @@ impl<E: Engine> Session<E> {
             let _done = cancelling.await;
         }
         let started = Instant::now();
+        let question = self.backend.as_ref().and_then(|backend| E::observation(&backend.logged_in));
+        let observed = match observe(&self.cluster.observer, question).await {
+            Ok(observed) => observed,
+            Err(error) => {
+                self.looked(started);
+                self.cannot_be_asked(&error);
+                return Ok(());
+            }
+        };
         let (_, database) = E::describe(&self.startup);
         let names = self.membership.share_setting_names(database, E::setting_names(&self.tracker));
         self.rest.names = Some(names.len());
         let Some(backend) = &mut self.backend else { return Ok(()) };
-        let question =
-            E::capture(&self.startup, &backend.logged_in, &self.tracker, &self.state, &names, nonce());
+        let question = E::capture(&Inquiry {
+            startup: &self.startup,
+            logged_in: &backend.logged_in,
+            tracker: &self.tracker,
+            last: &self.state,
+            names: &names,
+            observed: &observed,
+            nonce: nonce(),
+        });
         let cancel = backend.canceller();
         let captured = cancelled_when_late(backend.converse(question), cancel).await;
-        self.rest.looked = Instant::now();
-        (self.rest.due, self.rest.drifted_since) = (None, None);
-        (self.rest.survey_due, self.rest.cold) = (false, false);
-        self.cluster.metrics.capture_seconds.observe(started.elapsed().as_secs_f64());
+        let libraries = backend.libraries();
+        self.looked(started);
         match captured {
             Ok(mut captured) => {
                 E::captured(&mut self.tracker, &mut captured.state);
-                let libraries = backend.libraries();
                 self.rest.standing =
                     E::state_obstacle(&captured.state).or_else(|| E::library_obstacle(&libraries));
                 self.state = captured.state;
                 self.pass_aside(captured.aside).await
             }
-            Err(BackendError::Dialogue(error @ crate::engine::DialogueError::Refused { .. })) => {
-                // It will be asked again and again while a change is sought; once is enough to be told.
-                if self.rest.standing != Some(Obstacle::Unknown) {
-                    let session = self.membership.key().id;
-                    tracing::warn!(session, %error, "a session cannot be asked for its state");
-                }
-                self.rest.standing = Some(Obstacle::Unknown);
-                self.rest.seen(&self.membership, &self.tracker);
+            Err(error @ BackendError::Dialogue(DialogueError::Refused { .. })) => {
+                self.cannot_be_asked(&error);
                 Ok(())
             }
             Err(error) => {
@@ -241,6 +257,23 @@ impl<E: Engine> Session<E> {
                 self.backend_lost().await
             }
         }
+    }
+
+    fn looked(&mut self, started: Instant) {
+        self.rest.looked = Instant::now();
+        (self.rest.due, self.rest.drifted_since) = (None, None);
+        (self.rest.survey_due, self.rest.cold) = (false, false);
+        self.cluster.metrics.capture_seconds.observe(started.elapsed().as_secs_f64());
+    }
+
+    fn cannot_be_asked(&mut self, error: &BackendError) {
+        // It will be asked again and again while a change is sought; once is enough to be told.
+        if self.rest.standing != Some(Obstacle::Unknown) {
+            let session = self.membership.key().id;
+            tracing::warn!(session, %error, "a session cannot be asked for its state");
+        }
+        self.rest.standing = Some(Obstacle::Unknown);
+        self.rest.seen(&self.membership, &self.tracker);
     }
 
     /// Messages that came in between our own are the client's.

@@ -1,8 +1,13 @@
 //! Finds the messages in the bytes that go by, and says what a session's state at this moment allows.
 
+use bytes::BytesMut;
+
 use super::{INSPECTED, MAX_SEGMENTS, Segment, Tracker};
+use crate::engine::postgres::farewell;
 use crate::engine::postgres::message::{self, HEADER};
-use crate::engine::{Admission, ClientScan, Drift, Fate, Obstacle, Rest, ServerScan};
+use crate::engine::{
+    Admission, ClientScan, Directory, Drift, Farewell, Fate, Intercepted, Obstacle, Rest, ServerScan,
+};
 
 /// How the contents of a message matter to the tracker.
 fn is_inspected_from_client(kind: u8) -> bool {
@@ -14,7 +19,7 @@ fn is_inspected_from_server(kind: u8) -> bool {
 }
 
 impl crate::engine::Tracker for Tracker {
-    fn client_bytes(&mut self, bytes: &[u8], admission: Admission) -> ClientScan {
+    fn client_bytes(&mut self, bytes: &mut BytesMut, admission: Admission) -> ClientScan {
         let mut at = self.client_skip.min(bytes.len());
         self.client_skip -= at;
         let rest = loop {
@@ -59,7 +64,7 @@ impl crate::engine::Tracker for Tracker {
         ClientScan { forward: at, rest }
     }
 
-    fn server_bytes(&mut self, bytes: &mut [u8], names: &dyn Fn(u32) -> Option<u32>) -> ServerScan {
+    fn server_bytes(&mut self, bytes: &mut BytesMut, names: &dyn Fn(u32) -> Option<u32>) -> ServerScan {
         let mut at = self.server_skip.min(bytes.len());
         self.server_skip -= at;
         let (mut farewell, mut violation) = (false, false);
@@ -93,6 +98,11 @@ impl crate::engine::Tracker for Tracker {
             at = end;
         }
         ServerScan { forward: at, farewell, violation }
+    }
+
+    fn intercept(&mut self, _: &mut BytesMut, _: &dyn Directory, _: &mut BytesMut) -> Intercepted {
+        // Nothing that a client says names another session; a cancel request is a connection of its own.
+        Intercepted::Pass
     }
 
     fn obstacle(&self) -> Option<Obstacle> {
@@ -174,6 +184,14 @@ impl crate::engine::Tracker for Tracker {
         Some(b"f\x00\x00\x00\x29terminating due to a capacity change\0")
     }
 
+    fn forcing(&mut self, _forced: bool) {
+        // A cancelled statement is answered in the server's own words: 57014.
+    }
+
+    fn farewell(&self, why: &Farewell) -> Vec<u8> {
+        farewell(why)
+    }
+
     fn reattached(&mut self) {
         self.status = b'I';
         self.open = Segment::default();
@@ -235,12 +253,13 @@ mod tests {
     }
 
     fn sends(tracker: &mut Tracker, messages: &[(u8, &[u8])]) {
-        let bytes: Vec<u8> = messages.iter().flat_map(|(kind, body)| framed(*kind, body)).collect();
-        assert_eq!(tracker.client_bytes(&bytes, Admission::All).forward, bytes.len());
+        let mut bytes: BytesMut = messages.iter().flat_map(|(kind, body)| framed(*kind, body)).collect();
+        let length = bytes.len();
+        assert_eq!(tracker.client_bytes(&mut bytes, Admission::All).forward, length);
     }
 
     fn hears(tracker: &mut Tracker, messages: &[(u8, &[u8])]) {
-        let mut bytes: Vec<u8> = messages.iter().flat_map(|(kind, body)| framed(*kind, body)).collect();
+        let mut bytes: BytesMut = messages.iter().flat_map(|(kind, body)| framed(*kind, body)).collect();
         let length = bytes.len();
         assert_eq!(tracker.server_bytes(&mut bytes, &|_| None).forward, length);
     }
@@ -299,8 +318,8 @@ mod tests {
         let mut tracker = tracker();
         sends(&mut tracker, &[(b'P', b"\0SELECT 1\0\0\0")]);
         assert_eq!(tracker.obstacle(), Some(Obstacle::StatementInProgress));
-        let held = framed(b'Q', b"SELECT 1\0");
+        let mut held = BytesMut::from(&framed(b'Q', b"SELECT 1\0")[..]);
         let mut quiet = super::tests::tracker();
-        assert_eq!(quiet.client_bytes(&held, Admission::OpenTransaction).rest, Rest::Held);
+        assert_eq!(quiet.client_bytes(&mut held, Admission::OpenTransaction).rest, Rest::Held);
     }
 }

@@ -1,0 +1,220 @@
+//! MySQL and MariaDB, protocol 10.
+//!
+//! In reading order: [`packet`] frames, [`capability`] says what both sides can; [`greet`] lets a client in; [`log_in`]
+//! opens a backend; [`tracker`] watches the session; [`capture`] and [`restore`] move its [`state`]; [`lost`] answers for
+//! a transaction that is gone; [`query`] asks in the router's own name, [`interlude`] in the client's.
+
+use bytes::{Bytes, BytesMut};
+
+pub mod capability;
+pub mod capture;
+pub mod greet;
+pub mod interlude;
+pub mod log_in;
+pub mod lost;
+pub mod packet;
+pub mod query;
+pub mod restore;
+pub mod state;
+pub mod tracker;
+
+use crate::engine::{Arrival, CancelKey, Engine, Farewell, Inquiry, Loss, Obstacle, RouterLogin};
+
+/// The engine.
+#[derive(Debug, Clone, Copy)]
+pub struct Mysql;
+
+impl Engine for Mysql {
+    const SERVER_SPEAKS_FIRST: bool = true;
+    // Its shutdown sleeps two seconds if a connection is left.
+    const STOPS_WHEN_EMPTY: bool = true;
+    const DIRECT_TLS: Option<&'static [u8]> = None;
+
+    type Contract = capability::Contract;
+    type Vault = greet::Vault;
+    type Startup = greet::Startup;
+    type Account = greet::Account;
+    type Greeting = greet::Greeting;
+    type Tracker = tracker::Tracker;
+    type LoggedIn = log_in::LoggedIn;
+    type LogIn = log_in::LogIn;
+    type State = state::State;
+    type Cancel = query::Cancel;
+    type Capture = capture::Capture;
+    type Restore = restore::Restore;
+    type Restored = restore::Restored;
+    type Drain = query::Drain;
+    type AccountQuery = query::AccountQuery;
+    type AdminQuery = query::AdminQuery;
+    type Lost = lost::LostTransaction;
+    type Interlude = interlude::Interlude;
+
+    fn greet(arrival: &Arrival<'_, Mysql>) -> greet::Greeting {
+        greet::Greeting::new(arrival)
+    }
+
+    fn greet_again(
+        arrival: &Arrival<'_, Mysql>,
+        startup: &greet::Startup,
+        request: Bytes,
+    ) -> greet::Greeting {
+        greet::Greeting::again(arrival, startup, request)
+    }
+
+    fn contract(logged_in: &log_in::LoggedIn) -> capability::Contract {
+        logged_in.contract()
+    }
+
+    fn log_in(startup: &greet::Startup) -> log_in::LogIn {
+        log_in::LogIn::new(startup)
+    }
+
+    fn log_in_as_router(login: &RouterLogin) -> log_in::LogIn {
+        log_in::LogIn::of_router(login)
+    }
+
+    fn welcome(
+        startup: &greet::Startup,
+        logged_in: &log_in::LoggedIn,
+        key: CancelKey,
+        out: &mut BytesMut,
+    ) -> tracker::Tracker {
+        startup.put_welcome(logged_in, out);
+        tracker::Tracker::new(startup, logged_in, key.id)
+    }
+
+    fn secret_length(_: &greet::Startup) -> usize {
+        // A statement is cancelled by KILL QUERY on a connection that has logged in.
+        0
+    }
+
+    fn observation(logged_in: &log_in::LoggedIn) -> Option<String> {
+        capture::observation(logged_in)
+    }
+
+    fn capture(inquiry: &Inquiry<'_, Mysql>) -> capture::Capture {
+        capture::Capture::new(inquiry)
+    }
+
+    fn captured(tracker: &mut tracker::Tracker, state: &mut state::State) {
+        tracker.complete(state);
+    }
+
+    fn stored_texts(_: &log_in::LoggedIn) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn stored_names(_: &str) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn setting_names(_: &tracker::Tracker) -> &[String] {
+        &[]
+    }
+
+    fn restore(
+        tracker: &tracker::Tracker,
+        logged_in: &log_in::LoggedIn,
+        state: &state::State,
+        _nonce: u64,
+    ) -> restore::Restore {
+        restore::Restore::new(tracker.wire(), logged_in, state)
+    }
+
+    fn reattach(
+        tracker: &mut tracker::Tracker,
+        logged_in: &log_in::LoggedIn,
+        restored: restore::Restored,
+        _out: &mut BytesMut,
+    ) {
+        tracker.restored(logged_in, restored);
+    }
+
+    fn state_obstacle(state: &state::State) -> Option<Obstacle> {
+        state.obstacle
+    }
+
+    fn library_obstacle(_: &[String]) -> Option<Obstacle> {
+        None
+    }
+
+    fn is_visible(_: &state::State) -> bool {
+        // What others can see (locks) is not carried.
+        false
+    }
+
+    fn drain(_: &state::State) -> Option<query::Drain> {
+        None
+    }
+
+    fn weaken(state: &mut state::State) {
+        state.weaken();
+    }
+
+    fn account_query(router: &log_in::LoggedIn, user: &str) -> query::AccountQuery {
+        query::AccountQuery::new(router.product(), user)
+    }
+
+    fn admin_query(sql: &str, parameters: &[&str]) -> query::AdminQuery {
+        query::AdminQuery::with(sql, parameters)
+    }
+
+    fn flush_statement() -> Option<&'static str> {
+        None
+    }
+
+    fn database_statements(name: &str) -> (String, String) {
+        // The name is a plain identifier, so quoting is for reserved words.
+        (
+            format!("SELECT 1 FROM information_schema.SCHEMATA WHERE SCHEMA_NAME = '{name}'"),
+            format!("CREATE DATABASE `{name}`"),
+        )
+    }
+
+    fn lost_transaction(tracker: &tracker::Tracker) -> lost::LostTransaction {
+        lost::LostTransaction::new(tracker)
+    }
+
+    fn roll_back(tracker: &tracker::Tracker) -> interlude::Interlude {
+        interlude::Interlude::roll_back(tracker)
+    }
+
+    fn repeat(tracker: &mut tracker::Tracker, requests: &Bytes) -> interlude::Interlude {
+        interlude::Interlude::repeat(tracker, requests)
+    }
+
+    fn cancel(logged_in: &log_in::LoggedIn, router: &RouterLogin) -> query::Cancel {
+        query::Cancel::of(logged_in, router)
+    }
+
+    fn backend_id(logged_in: &log_in::LoggedIn) -> u32 {
+        logged_in.connection_id
+    }
+
+    fn process_id(_: &log_in::LoggedIn) -> Option<u32> {
+        // A connection is a thread.
+        None
+    }
+
+    fn cancel_held(_: &mut BytesMut, _: &mut BytesMut) -> bool {
+        // There is no cancel request but KILL QUERY, and that reaches the server.
+        false
+    }
+
+    fn turn_away(startup: &greet::Startup, why: &Farewell) -> Vec<u8> {
+        startup.turn_away(why)
+    }
+
+    fn loss(bytes: &[u8]) -> Loss {
+        tracker::loss(bytes)
+    }
+
+    fn goodbye() -> &'static [u8] {
+        // COM_QUIT.
+        &[1, 0, 0, 0, 1]
+    }
+
+    fn describe(startup: &greet::Startup) -> (&str, &str) {
+        startup.describe()
+    }
+}

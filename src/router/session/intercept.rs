@@ -1,0 +1,68 @@
+//! Requests that the router looks at itself: those that name another session by the id that clients know, and those that
+//! only the router can answer.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::time::{Instant, sleep};
+
+use super::{End, Session};
+use crate::engine::{Directory, Engine, Farewell, Intercepted, Tracker, Whereabouts};
+use crate::router::fleet::Membership;
+
+/// How long a session that is named may take to get a backend.
+const WAKING: Duration = Duration::from_secs(2);
+/// Between two looks at it.
+const AGAIN: Duration = Duration::from_millis(5);
+
+/// Knows nobody.
+struct Nobody;
+
+impl Directory for Nobody {
+    fn find(&self, _: u32) -> Whereabouts {
+        Whereabouts::Unknown
+    }
+}
+
+impl<E: Engine> Session<E> {
+    /// Looks at the request at the front; nothing is under way.
+    pub(super) async fn intercept(&mut self) -> Result<(), End> {
+        let mut answer = BytesMut::new();
+        let input = &mut self.client.from.bytes;
+        let mut intercepted = self.tracker.intercept(input, &self.membership, &mut answer);
+        if let Intercepted::Wakes(id) = intercepted {
+            let found = wake(&self.membership, id).await;
+            let input = &mut self.client.from.bytes;
+            intercepted = match found {
+                true => self.tracker.intercept(input, &self.membership, &mut answer),
+                false => self.tracker.intercept(input, &Nobody, &mut answer),
+            };
+        }
+        match intercepted {
+            Intercepted::Ends(id) => self.membership.ends(id),
+            Intercepted::Reauthenticate(request) => return self.reauthenticate(request).await,
+            Intercepted::Pass | Intercepted::Answered | Intercepted::Wakes(_) => {}
+        }
+        if answer.is_empty() || self.tell(&answer).await { Ok(()) } else { Err(End::Client) }
+    }
+
+    /// The client becomes somebody else, or nobody.
+    #[expect(clippy::unused_async, reason = "to be filled")]
+    async fn reauthenticate(&mut self, _request: Bytes) -> Result<(), End> {
+        Err(End::Told(Farewell::Violation("the user cannot be changed")))
+    }
+}
+
+/// Has another session get a backend. `false`: it has none in time.
+async fn wake(membership: &Membership, id: u32) -> bool {
+    membership.wake(id);
+    let deadline = Instant::now() + WAKING;
+    while Instant::now() < deadline {
+        match membership.find(id) {
+            Whereabouts::At(_) => return true,
+            Whereabouts::Unknown => return false,
+            Whereabouts::Detached => sleep(AGAIN).await,
+        }
+    }
+    false
+}
