@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 
 pub mod capability;
 pub mod capture;
+pub mod globals;
 pub mod greet;
 pub mod interlude;
 pub mod log_in;
@@ -18,7 +19,7 @@ pub mod restore;
 pub mod state;
 pub mod tracker;
 
-use crate::engine::{Arrival, CancelKey, Engine, Farewell, Inquiry, Loss, Obstacle, RouterLogin};
+use crate::engine::{Arrival, CancelKey, Engine, Farewell, Flush, Inquiry, Loss, Obstacle, RouterLogin};
 
 /// The engine.
 #[derive(Debug, Clone, Copy)]
@@ -28,6 +29,7 @@ impl Engine for Mysql {
     const SERVER_SPEAKS_FIRST: bool = true;
     // Its shutdown sleeps two seconds if a connection is left.
     const STOPS_WHEN_EMPTY: bool = true;
+    const VOLATILE_SETTINGS: bool = true;
     const DIRECT_TLS: Option<&'static [u8]> = None;
 
     type Contract = capability::Contract;
@@ -159,8 +161,20 @@ impl Engine for Mysql {
         query::AdminQuery::with(sql, parameters)
     }
 
-    fn flush_statement() -> Option<&'static str> {
-        None
+    fn flush() -> &'static Flush {
+        &globals::FLUSH
+    }
+
+    fn server_obstacle() -> Option<(Obstacle, &'static str)> {
+        Some((Obstacle::MemoryTable, globals::MEMORY_TABLES))
+    }
+
+    fn volatile_settings(router: &log_in::LoggedIn) -> &'static str {
+        globals::query(router.product())
+    }
+
+    fn set_volatile(name: &str, value: &str) -> Option<String> {
+        globals::set(name, value)
     }
 
     fn database_statements(name: &str) -> (String, String) {
