@@ -1,21 +1,25 @@
 //! MySQL and MariaDB, protocol 10.
 //!
-//! In reading order: [`packet`] frames, [`capability`] says what both sides can; [`greet`] lets a client in; [`log_in`]
-//! opens a backend; [`tracker`] watches the session; [`capture`] and [`restore`] move its [`state`]; [`lost`] answers for
+//! In reading order: [`packet`] frames, [`capability`] says what both sides can; [`hello`] has the packets of a handshake;
+//! [`greet`] lets a client in by [`auth`], as its [`startup`] says; [`log_in`] opens a backend; [`tracker`] watches the session; [`capture`] and [`restore`] move its [`state`]; [`lost`] answers for
 //! a transaction that is gone; [`query`] asks in the router's own name, [`interlude`] in the client's.
 
 use bytes::{Bytes, BytesMut};
 
+pub mod auth;
 pub mod capability;
 pub mod capture;
+pub mod farewell;
 pub mod globals;
 pub mod greet;
+pub mod hello;
 pub mod interlude;
 pub mod log_in;
 pub mod lost;
 pub mod packet;
 pub mod query;
 pub mod restore;
+pub mod startup;
 pub mod state;
 pub mod tracker;
 
