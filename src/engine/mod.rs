@@ -14,7 +14,7 @@ pub mod postgres;
 pub mod tracking;
 
 pub use obstacle::Obstacle;
-pub use tracking::{ClientScan, Drift, Fate, Loss, LostTransaction, Rest, ServerScan, Tracker};
+pub use tracking::{ClientScan, Doubt, Drift, Fate, Loss, LostTransaction, Rest, ServerScan, Tracker};
 
 /// A conversation with a backend that the router leads itself.
 ///
@@ -252,6 +252,19 @@ pub trait Engine: Sized + Send + Sync + std::fmt::Debug + 'static {
     fn admin_query(sql: &str, parameters: &[&str]) -> Self::AdminQuery;
     /// What writes dirty data to disk ahead of a stop, so that the stop is short.
     fn flush_statement() -> Option<&'static str>;
+    /// An administrative statement that yields the number of the transaction that a backend is in, so that it can be
+    /// asked for after a crash as well; no row or no value: it has none. `None`: this engine has no such numbers.
+    fn transaction_query(_logged_in: &Self::LoggedIn) -> Option<String> {
+        None
+    }
+    /// An administrative statement that yields what became of a transaction.
+    fn outcome_query(_transaction: u64) -> Option<String> {
+        None
+    }
+    /// Reads that: whether it committed; `None`: not decided (yet).
+    fn outcome(_answer: &str) -> Option<bool> {
+        None
+    }
     /// Answers a client whose transaction is gone.
     fn lost_transaction(tracker: &Self::Tracker) -> Self::Lost;
     /// Rolls the open transaction back and ends the request that has failed, if there is one.

@@ -1,8 +1,8 @@
 //! Watching a session's bytes go by: what a tracker is asked, and what it answers.
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
-use super::{Admission, Obstacle};
+use super::{Admission, Farewell, Obstacle};
 
 /// What a tracker found in the bytes that a client sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +79,17 @@ pub enum Loss {
     Unclear,
 }
 
+/// What is under way is one transaction, and so can be answered once it is known what became of that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Doubt {
+    /// The rest of the answer if it committed; `None`: more than that is lost, and the client must be told `unknown`.
+    pub committed: Option<Bytes>,
+    /// The rest of the answer if it did not.
+    pub aborted: Bytes,
+    /// What the client is told if it cannot be known.
+    pub unknown: Farewell,
+}
+
 /// Watches the bytes of one session go by.
 pub trait Tracker: Send {
     /// Scans what the client sent and was not scanned before; what it may not begin is held.
@@ -114,6 +125,11 @@ pub trait Tracker: Send {
 
     /// What becomes of the session if its backend is lost now.
     fn fate(&self) -> Fate;
+
+    /// What would have to be known to answer what is under way; `None`: no knowledge helps.
+    fn doubt(&self) -> Option<Doubt> {
+        None
+    }
 
     /// The session starts anew on another backend, at rest.
     fn reattached(&mut self);

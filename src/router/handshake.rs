@@ -15,7 +15,7 @@ use super::backend::{Backend, BackendError};
 use super::fleet::{Identity, Membership, Order};
 use super::listener::Door;
 use super::relay::ClientEnd;
-use super::session::{Session, attach, rest::Rest};
+use super::session::{InDoubt, Session, attach, rest::Rest};
 use super::stream::ClientStream;
 use super::tls::agreed_on_postgresql;
 use super::{Cluster, random};
@@ -341,6 +341,7 @@ impl<E: Engine> Guest<E> {
             state: E::State::default(),
             lost: None,
             outlasting: BytesMut::new(),
+            doubt: InDoubt::No,
             rest: Rest::new(era),
         };
         let end = Box::pin(session.run()).await;

@@ -26,10 +26,13 @@ use super::relay::{self, ClientEnd, Event, Manner, Pump, Report};
 use crate::engine::{Admission, Engine, Farewell, Tracker};
 
 pub(super) mod attach;
+mod doubt;
 mod forced;
 mod loss;
 mod lost;
 pub(super) mod rest;
+
+pub(in crate::router) use doubt::InDoubt;
 
 /// How long a client may take to read its last message.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -63,6 +66,8 @@ pub struct Session<E: Engine> {
     pub(super) lost: Option<E::Lost>,
     /// What the client did in a lost transaction that its backend does not know of yet.
     pub(super) outlasting: BytesMut,
+    /// What was under way when a change was forced, and whether it is answered.
+    pub(super) doubt: doubt::InDoubt,
     pub(super) rest: rest::Rest,
 }
 
@@ -125,14 +130,18 @@ impl<E: Engine> Session<E> {
         }
         match signal.phase {
             Phase::Shut { forced: true }
-                if !self.rest.is_parked(signal.round) || self.rest.standing().is_some() =>
+                if !self.doubt.stands_by()
+                    && (!self.rest.is_parked(signal.round) || self.rest.standing().is_some()) =>
             {
                 return self.bring_to_rest(signal).await;
             }
             Phase::Closing if self.tracker.is_quiet() && self.cleared == 0 => {
                 return Err(End::Told(Farewell::ShuttingDown));
             }
-            Phase::Open => self.rest.goes_on(),
+            Phase::Open => {
+                self.rest.goes_on();
+                self.doubt = InDoubt::No;
+            }
             _ => {}
         }
         if self.lost.is_some() {
@@ -146,6 +155,12 @@ impl<E: Engine> Session<E> {
             Woken::Gate => Ok(()),
             Woken::Due => self.ring().await,
             Woken::Order(Order::Cancel(done)) => self.cancel(done).await,
+            Woken::Relay(Event::Reported) if self.doubt.stands_by() => {
+                // Answered after all: it comes to rest like any other.
+                self.doubt = InDoubt::No;
+                self.rest.goes_on();
+                Ok(())
+            }
             Woken::Relay(Event::Reported) if signal.phase != Phase::Open => self.at_rest(signal).await,
             Woken::Relay(Event::Reported) if self.rest.survey_due() || self.rest.is_overdue() => {
                 self.look_at_itself().await
@@ -182,6 +197,9 @@ impl<E: Engine> Session<E> {
     }
 
     fn manner(&self, signal: &Signal) -> Manner {
+        if self.doubt.stands_by() {
+            return Manner { admission: Admission::Nothing, report: Report::Answered };
+        }
         let admission = match signal.phase {
             Phase::Open => Admission::All,
             _ => Admission::OpenTransaction,
