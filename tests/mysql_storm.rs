@@ -80,7 +80,8 @@ struct Keeper {
 impl Keeper {
     async fn connect(server: &Server, number: u32) -> Keeper {
         let mut conn = Conn::new(server.mysql_options(number.is_multiple_of(2))).await.unwrap();
-        let own = format!("SET SESSION sort_buffer_size = {}, time_zone = '+0{number}:00'", 65_536 + 1024 * number);
+        let own =
+            format!("SET SESSION sort_buffer_size = {}, time_zone = '+0{number}:00'", 65_536 + 1024 * number);
         conn.query_drop(own).await.unwrap();
         conn.query_drop(format!("PREPARE own FROM 'SELECT ? + {number}'")).await.unwrap();
         conn.query_drop("SET @hundred = 100").await.unwrap();
@@ -155,11 +156,12 @@ async fn sqlx_keeper(mut conn: MySqlConnection, number: u32, end: Instant) -> u6
         round += 1;
         let insert = "INSERT INTO kept (keeper, round) VALUES (?, ?)";
         let done = sqlx::query(insert).bind(number).bind(round).execute(&mut conn).await.unwrap();
-        let row = sqlx::query("SELECT LAST_INSERT_ID(), CAST(@own AS UNSIGNED), ? + 1, @@sql_mode LIKE '%PIPES%'")
-            .bind(round)
-            .fetch_one(&mut conn)
-            .await
-            .unwrap();
+        let row =
+            sqlx::query("SELECT LAST_INSERT_ID(), CAST(@own AS UNSIGNED), ? + 1, @@sql_mode LIKE '%PIPES%'")
+                .bind(round)
+                .fetch_one(&mut conn)
+                .await
+                .unwrap();
         let found = (row.get::<u64, _>(0), row.get::<u64, _>(1), row.get::<u64, _>(2), row.get::<i64, _>(3));
         // sqlx asks for PIPES_AS_CONCAT when it connects.
         assert_eq!(found, (done.last_insert_id(), u64::from(number), round + 1, 1));

@@ -45,9 +45,7 @@ const COMMON: &str =
 pub fn cluster(name: &str, more: &str) -> String {
     let server =
         std::env::var("SCALEPOINT_PG_BIN").map(|bin| format!("server = \"{bin}\"\n")).unwrap_or_default();
-    format!(
-        "[[cluster]]\nname = \"{name}\"\nengine = \"postgres\"\n{server}{COMMON}{more}\n"
-    )
+    format!("[[cluster]]\nname = \"{name}\"\nengine = \"postgres\"\n{server}{COMMON}{more}\n")
 }
 
 /// The program that is tested.

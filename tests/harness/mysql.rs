@@ -33,9 +33,7 @@ impl Product {
     /// A `[[cluster]]` section; `more` is added to it.
     pub fn cluster(self, name: &str, more: &str) -> String {
         let server = self.programs();
-        format!(
-            "[[cluster]]\nname = \"{name}\"\nengine = \"mysql\"\nserver = \"{server}\"\n{COMMON}{more}\n"
-        )
+        format!("[[cluster]]\nname = \"{name}\"\nengine = \"mysql\"\nserver = \"{server}\"\n{COMMON}{more}\n")
     }
 
     /// One cluster of it, `orders`.

@@ -53,6 +53,8 @@ pub struct Question {
     pub from_wire: State,
     /// Statements that were captured before and are the same still.
     pub described: Vec<Prepared>,
+    /// The client has prepared statements since its last `Sync`, and nothing else.
+    pub begun: bool,
 }
 
 /// See the module.
@@ -103,6 +105,11 @@ impl Capture {
         self.state = self.question.from_wire.clone();
         self.lastval = None;
         let names = array(&self.question.names);
+        if std::mem::take(&mut self.question.begun) {
+            // That began an implicit transaction, in which `BEGIN` may not choose how to read any more.
+            message::put_sync(out);
+            self.steps.push_back(Step::Asking);
+        }
         self.run(out, "b", BEGIN, &[]);
         if self.without_timeout {
             self.run(out, "t", "SELECT 'time', pg_catalog.current_setting('statement_timeout')", &[]);
@@ -225,7 +232,7 @@ impl Capture {
             prepared.description = known.and_then(|known| known.description.clone());
             prepared.surroundings =
                 known.and_then(|known| known.surroundings.clone()).or_else(|| here.clone());
-            if prepared.description.is_none() {
+            if prepared.description.is_none() && !prepared.is_changed() {
                 message::put(out, b'D', |out| {
                     out.extend_from_slice(b"S");
                     message::put_text(out, &prepared.name);

@@ -119,6 +119,7 @@ impl Engine for Postgres {
             names: all,
             from_wire: tracker.wire_state(),
             described: described.cloned().collect(),
+            begun: tracker.is_between_syncs(),
         };
         capture::Capture::new(question, inquiry.nonce)
     }
@@ -153,7 +154,9 @@ impl Engine for Postgres {
                 *value = Bytes::copy_from_slice(logged_in.parameter(name));
             }
         }
-        restore::Restore::new(state.clone(), context, nonce)
+        // Of the unnamed statement the wire always knows; when the session was last looked at it may have been another.
+        let state = state::State { unnamed: tracker.wire_state().unnamed, ..state.clone() };
+        restore::Restore::new(state, context, nonce)
     }
 
     fn reattach(
@@ -230,6 +233,23 @@ impl Engine for Postgres {
             format!("SELECT 1 FROM pg_catalog.pg_database WHERE datname = '{name}'"),
             format!("CREATE DATABASE \"{name}\""),
         )
+    }
+
+    fn transaction_query(logged_in: &log_in::LoggedIn) -> Option<String> {
+        Some(query::transaction_of(logged_in.backend_id))
+    }
+
+    fn outcome_query(transaction: u64) -> Option<String> {
+        Some(query::outcome_of(transaction))
+    }
+
+    fn outcome(answer: &str) -> Option<bool> {
+        match answer {
+            "committed" => Some(true),
+            "aborted" => Some(false),
+            // In progress, or so old that it is forgotten.
+            _ => None,
+        }
     }
 
     fn lost_transaction(tracker: &tracker::Tracker) -> lost::LostTransaction {

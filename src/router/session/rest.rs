@@ -93,6 +93,11 @@ impl Rest {
         self.parked = None;
     }
 
+    /// The session holds still for this round, as well as it can.
+    pub(super) fn parks(&mut self, round: u64) {
+        self.parked = Some(round);
+    }
+
     /// The session holds still for this round.
     pub(crate) fn is_parked(&self, round: u64) -> bool {
         self.parked == Some(round)
