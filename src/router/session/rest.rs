@@ -220,9 +220,8 @@ impl<E: Engine> Session<E> {
         match captured {
             Ok(mut captured) => {
                 E::captured(&mut self.tracker, &mut captured.state);
-                let libraries = backend.libraries();
                 self.rest.standing =
-                    E::state_obstacle(&captured.state).or_else(|| E::library_obstacle(&libraries));
+                    E::state_obstacle(&captured.state).or_else(|| backend.library_obstacle());
                 self.state = captured.state;
                 self.pass_aside(captured.aside).await
             }
