@@ -117,6 +117,7 @@ impl Engine for Postgres {
             standard_strings: tracker.parameter("standard_conforming_strings") != b"off",
             major: logged_in.major_version(),
             names: all,
+            more: last.more,
             from_wire: tracker.wire_state(),
             described: described.cloned().collect(),
             begun: tracker.is_between_syncs(),

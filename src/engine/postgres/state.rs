@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::introspection::More;
 use super::statements::ParseContext;
 use crate::engine::Obstacle;
 
@@ -121,4 +122,6 @@ pub struct State {
     pub loads: Vec<Vec<u8>>,
     /// What cannot be carried.
     pub obstacle: Option<Obstacle>,
+    /// What the session had that is to be asked about further.
+    pub more: More,
 }

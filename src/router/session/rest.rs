@@ -249,7 +249,7 @@ impl<E: Engine> Session<E> {
             Ok(mut captured) => {
                 E::captured(&mut self.tracker, &mut captured.state);
                 self.rest.standing =
-                    E::state_obstacle(&captured.state).or_else(|| E::library_obstacle(&libraries));
+                    E::state_obstacle(&captured.state).or_else(|| backend.library_obstacle());
                 self.state = captured.state;
                 self.pass_aside(captured.aside).await
             }
