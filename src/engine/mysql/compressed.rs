@@ -2,15 +2,15 @@
 //! sequence, three of the length before compression, or 0 if the frame is not compressed (MySQL "Compressed Packet").
 //!
 //! Frames have sequence numbers of their own. They begin at 0 with each command, and an answer goes on from the last
-//! frame of its command, while the packets inside are numbered on as in the plain protocol. Clients of the C libraries
-//! look at the frames' numbers only; they number a packet within an exchange (a file for `LOAD DATA LOCAL`, an
-//! authentication) by the frames. A server behind a plain connection expects them to be numbered by the packets, so such
-//! packets are renumbered here.
+//! frame of its command, while the packets inside are numbered on as in the plain protocol. Clients and servers of both
+//! products look at the frames' numbers only, so what clients write into the packets is not to be relied on: within an
+//! exchange (a file for `LOAD DATA LOCAL`, an authentication) they number them by the frames, and MariaDB's library gives
+//! 0 to each part of a command of 16 MiB and more. A server behind a plain connection looks, so they are numbered here.
 
 use bytes::{Buf as _, BufMut as _, BytesMut};
 
 use super::capability::Compression;
-use super::packet::{HEADER as PACKET_HEADER, packet_length};
+use super::packet::{HEADER as PACKET_HEADER, SPLIT, packet_length};
 use crate::engine::{BadFrame, Framing};
 use codec::{Inflate, deflate};
 
@@ -71,10 +71,10 @@ struct Incoming {
     header: [u8; PACKET_HEADER],
     have: usize,
     left: usize,
-    /// Added to each packet's number.
-    shift: u8,
-    /// The next packet is to be this one, and `shift` what that takes.
-    wanted: Option<u8>,
+    /// The number of the next packet.
+    next: u8,
+    /// Packets belong together: the client goes on where the server has asked it to.
+    exchange: bool,
 }
 
 /// The packets in what the client is sent.
@@ -266,9 +266,12 @@ impl Incoming {
     /// A frame begins.
     fn frame(&mut self, place: Place, outgoing: &Outgoing) {
         match place {
-            Place::Command => self.shift = 0,
+            Place::Command => (self.next, self.exchange) = (0, false),
             Place::More => {}
-            Place::Reply => self.wanted = outgoing.number.map(|number| number.wrapping_add(1)),
+            Place::Reply => {
+                self.next = outgoing.number.map_or(0, |number| number.wrapping_add(1));
+                self.exchange = true;
+            }
         }
     }
 
@@ -284,18 +287,13 @@ impl Incoming {
             self.have += 1;
             if self.have == PACKET_HEADER {
                 self.have = 0;
-                bytes[0] = self.number(bytes[0]);
                 self.left = packet_length(&self.header).unwrap_or(0).saturating_sub(PACKET_HEADER);
+                bytes[0] = self.next;
+                let goes_on = self.exchange || self.left == SPLIT;
+                self.next = if goes_on { self.next.wrapping_add(1) } else { 0 };
             }
             bytes = &mut bytes[1..];
         }
-    }
-
-    fn number(&mut self, number: u8) -> u8 {
-        if let Some(wanted) = self.wanted.take() {
-            self.shift = wanted.wrapping_sub(number);
-        }
-        number.wrapping_add(self.shift)
     }
 }
 

@@ -177,6 +177,23 @@ fn what_the_client_sends_within_an_exchange_is_renumbered() {
     assert_eq!(unwrap_all(&mut framing, &next, 99, 99).unwrap(), &packets(0, &[60])[..]);
 }
 
+/// A command of more than 16 MiB as MariaDB's library numbers it.
+#[test]
+fn the_parts_of_a_long_command_are_renumbered() {
+    let mut framing = Compressed::new(Compression::Zlib);
+    let (first, last) = (packets(0, &[packet::SPLIT]), packets(0, &[77]));
+    let mut wire = BytesMut::new();
+    for (number, part) in (0u8..).zip(first.chunks(1 << 23).chain([&last[..]])) {
+        put_frame(&mut wire, Compression::Zlib, number, part);
+    }
+    let plain = unwrap_all(&mut framing, &wire, 10_000, 10_000).unwrap();
+    assert_eq!(plain[..first.len()], first[..]);
+    assert_eq!(plain[first.len()..], packets(1, &[77])[..]);
+    assert_eq!(numbers(&wrap_all(&mut framing, &packets(2, &[7]), 999)), [4]);
+    unwrap_all(&mut framing, &frame(Compression::Zlib, 0, &packets(0, &[5])), 99, 99).unwrap();
+    assert_eq!(numbers(&wrap_all(&mut framing, &packets(1, &[7]), 999)), [1]);
+}
+
 #[test]
 fn an_error_that_nobody_asked_for() {
     let mut framing = Compressed::new(Compression::Zlib);
@@ -264,7 +281,8 @@ proptest! {
             .collect();
         let mut framing = Compressed::new(algorithm);
         let unwrapped = unwrap_all(&mut framing, &wire, chunk, room).unwrap();
-        prop_assert_eq!(&unwrapped[..], &bytes[..]);
+        let commands: BytesMut = lengths.iter().flat_map(|length| packets(0, &[*length])).collect();
+        prop_assert_eq!(&unwrapped[..], &commands[..]);
         let answer = packets(1, &lengths);
         let frames = wrap_all(&mut framing, &answer, chunk);
         let content: Vec<u8> = frames.iter().flat_map(|(_, content)| content.clone()).collect();
