@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -324,6 +324,9 @@ fn assemble<E: Engine>(section: &ClusterConfig, shared: &Shared<'_>) -> Result<A
         fleet: Arc::clone(&fleet),
         provider: Arc::new(provide::provider(section, &home, &login)?),
         maintenance: Arc::new(Chores::<E> {
+            observer: observer.clone(),
+            login: Arc::clone(&login),
+            settings: Mutex::default(),
             admin: chores,
             fleet: Arc::clone(&fleet),
             database: section.database_name.clone(),

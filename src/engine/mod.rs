@@ -44,6 +44,8 @@ pub trait Engine: Sized + Send + Sync + std::fmt::Debug + 'static {
     const SERVER_SPEAKS_FIRST: bool;
     /// A server of this engine stops quickly only if every connection was closed before.
     const STOPS_WHEN_EMPTY: bool;
+    /// Settings of the server can be changed while it runs, and a restart loses that.
+    const VOLATILE_SETTINGS: bool;
     /// The name that a client must agree on (ALPN) that begins with a TLS handshake; `None`: it cannot.
     const DIRECT_TLS: Option<&'static [u8]>;
 
@@ -148,7 +150,15 @@ pub trait Engine: Sized + Send + Sync + std::fmt::Debug + 'static {
     /// Runs an administrative statement with text parameters.
     fn admin_query(sql: &str, parameters: &[&str]) -> Self::AdminQuery;
     /// What writes dirty data to disk ahead of a stop, so that the stop is short.
-    fn flush_statement() -> Option<&'static str>;
+    fn flush() -> &'static Flush;
+    /// What of the server itself a restart loses, however its sessions fare; a statement that yields a row if there is
+    /// such a thing.
+    fn server_obstacle() -> Option<(Obstacle, &'static str)>;
+    /// A statement that yields name and value of every setting of the server that can be changed while it runs. Asked
+    /// only where [`VOLATILE_SETTINGS`](Engine::VOLATILE_SETTINGS) says that a restart loses them.
+    fn volatile_settings(router: &Self::LoggedIn) -> &'static str;
+    /// Sets such a setting; `None`: it is not ours to carry over (capacity governs it, or it cannot be set).
+    fn set_volatile(name: &str, value: &str) -> Option<String>;
     /// Makes a database that does not exist: whether it does (a row), and how to make it. `name` is a plain identifier.
     fn database_statements(name: &str) -> (String, String);
     /// Answers a client whose transaction is gone.
@@ -173,6 +183,18 @@ pub trait Engine: Sized + Send + Sync + std::fmt::Debug + 'static {
     fn goodbye() -> &'static [u8];
     /// The account and database of a session, for operators.
     fn describe(startup: &Self::Startup) -> (&str, &str);
+}
+
+/// How dirty data is written to disk while clients run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flush {
+    /// Statements that do it, or begin it.
+    pub begin: &'static [&'static str],
+    /// A statement that yields how much is left, as a number in its last column, and how much of it a stop does in no
+    /// time.
+    pub left: Option<(&'static str, u64)>,
+    /// Statements that end it, if the server is to go on after all.
+    pub end: &'static [&'static str],
 }
 
 /// What a capture goes by.

@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 pub mod capability;
 pub mod capture;
 pub mod compressed;
+pub mod globals;
 pub mod greet;
 pub mod interlude;
 pub mod log_in;
@@ -20,7 +21,9 @@ pub mod restore;
 pub mod state;
 pub mod tracker;
 
-use crate::engine::{Arrival, CancelKey, Engine, Farewell, Framing, Inquiry, Loss, Obstacle, RouterLogin};
+use crate::engine::{
+    Arrival, CancelKey, Engine, Farewell, Flush, Framing, Inquiry, Loss, Obstacle, RouterLogin,
+};
 
 /// The engine.
 #[derive(Debug, Clone, Copy)]
@@ -30,6 +33,7 @@ impl Engine for Mysql {
     const SERVER_SPEAKS_FIRST: bool = true;
     // Its shutdown sleeps two seconds if a connection is left.
     const STOPS_WHEN_EMPTY: bool = true;
+    const VOLATILE_SETTINGS: bool = true;
     const DIRECT_TLS: Option<&'static [u8]> = None;
 
     type Contract = capability::Contract;
@@ -166,8 +170,20 @@ impl Engine for Mysql {
         query::AdminQuery::with(sql, parameters)
     }
 
-    fn flush_statement() -> Option<&'static str> {
-        None
+    fn flush() -> &'static Flush {
+        &globals::FLUSH
+    }
+
+    fn server_obstacle() -> Option<(Obstacle, &'static str)> {
+        Some((Obstacle::MemoryTable, globals::MEMORY_TABLES))
+    }
+
+    fn volatile_settings(router: &log_in::LoggedIn) -> &'static str {
+        globals::query(router.product())
+    }
+
+    fn set_volatile(name: &str, value: &str) -> Option<String> {
+        globals::set(name, value)
     }
 
     fn database_statements(name: &str) -> (String, String) {

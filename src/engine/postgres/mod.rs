@@ -26,7 +26,8 @@ pub mod stored;
 pub mod tracker;
 
 use crate::engine::{
-    Arrival, CancelKey, Engine, Farewell, Fate, Framing, Inquiry, Loss, Obstacle, RouterLogin, Tracker as _,
+    Arrival, CancelKey, Engine, Farewell, Fate, Flush, Framing, Inquiry, Loss, Obstacle, RouterLogin,
+    Tracker as _,
 };
 
 /// The engine.
@@ -36,6 +37,8 @@ pub struct Postgres;
 impl Engine for Postgres {
     const SERVER_SPEAKS_FIRST: bool = false;
     const STOPS_WHEN_EMPTY: bool = false;
+    // ALTER SYSTEM, ALTER DATABASE and ALTER ROLE are on disk.
+    const VOLATILE_SETTINGS: bool = false;
     // Registered with IANA; PostgreSQL 17's direct TLS insists on it.
     const DIRECT_TLS: Option<&'static [u8]> = Some(b"postgresql");
 
@@ -210,8 +213,20 @@ impl Engine for Postgres {
         query::AdminQuery::with(sql, parameters)
     }
 
-    fn flush_statement() -> Option<&'static str> {
-        Some("CHECKPOINT")
+    fn flush() -> &'static Flush {
+        &Flush { begin: &["CHECKPOINT"], left: None, end: &[] }
+    }
+
+    fn server_obstacle() -> Option<(Obstacle, &'static str)> {
+        None
+    }
+
+    fn volatile_settings(_: &log_in::LoggedIn) -> &'static str {
+        ""
+    }
+
+    fn set_volatile(_: &str, _: &str) -> Option<String> {
+        None
     }
 
     fn database_statements(name: &str) -> (String, String) {
