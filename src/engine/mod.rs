@@ -10,6 +10,7 @@
 use bytes::{Bytes, BytesMut};
 
 pub mod conversation;
+pub mod framing;
 pub mod mysql;
 pub mod obstacle;
 pub mod postgres;
@@ -18,6 +19,7 @@ pub mod tracking;
 pub use conversation::{
     Arrival, CancelClaim, CancelKey, Cause, Dialogue, DialogueError, Greet, Greeting, Refusal, RouterLogin,
 };
+pub use framing::{BadFrame, Framing};
 pub use obstacle::Obstacle;
 pub use tracking::{
     ClientScan, Directory, Doubt, Drift, Fate, Intercepted, Loss, LostTransaction, Rest, ServerScan, Tracker,
@@ -101,6 +103,8 @@ pub trait Engine: Sized + Send + Sync + std::fmt::Debug + 'static {
         key: CancelKey,
         out: &mut BytesMut,
     ) -> Self::Tracker;
+    /// What the client's bytes are wrapped in from its welcome on; `None`: nothing.
+    fn framing(startup: &Self::Startup) -> Option<Box<dyn Framing>>;
     /// How many bytes of its cancel secret this client was given.
     fn secret_length(startup: &Self::Startup) -> usize;
     /// What the router must ask in its own name before [`capture`](Engine::capture), because the session's user may

@@ -359,6 +359,10 @@ impl<E: Engine> Guest<E> {
         if !matches!(welcomed.await, Ok(Ok(()))) {
             return backend.close();
         }
+        // What the client has sent since its last word of the greeting is wrapped already.
+        if let Some(framing) = E::framing(&self.startup) {
+            self.stream = self.stream.framed(framing, self.input.split());
+        }
         tracing::debug!("session begins");
         let gate = membership.gate();
         let session = Session {

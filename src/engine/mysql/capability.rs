@@ -40,6 +40,15 @@ pub mod bit {
     pub const MARIADB_CACHE_METADATA: u64 = 1 << 36;
 }
 
+/// How a client's packets are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// zlib.
+    Zlib,
+    /// zstd, of the level that the client asked for.
+    Zstd(u8),
+}
+
 /// Which server it is. What the two products and the old release do differently hangs on this.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Product {

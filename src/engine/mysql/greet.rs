@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use zeroize::Zeroizing;
 
 use super::Mysql;
-use super::capability::Contract;
+use super::capability::{Compression, Contract};
 use super::log_in::LoggedIn;
 use crate::engine::{Arrival, Farewell, Greet, Refusal};
 
@@ -43,6 +43,8 @@ pub struct Startup {
     pub address: IpAddr,
     /// What makes it possible to log in as this client.
     pub proof: Proof,
+    /// What its packets are compressed by once it is let in.
+    pub compression: Option<Compression>,
     /// The connection id that the client knows.
     pub id: u32,
     /// The sequence number of the next packet to the client.

@@ -1,13 +1,15 @@
 //! MySQL and MariaDB, protocol 10.
 //!
-//! In reading order: [`packet`] frames, [`capability`] says what both sides can; [`greet`] lets a client in; [`log_in`]
-//! opens a backend; [`tracker`] watches the session; [`capture`] and [`restore`] move its [`state`]; [`lost`] answers for
-//! a transaction that is gone; [`query`] asks in the router's own name, [`interlude`] in the client's.
+//! In reading order: [`packet`] says how bytes become packets, and [`compressed`] wraps them; [`capability`] says what
+//! both sides can; [`greet`] lets a client in; [`log_in`] opens a backend; [`tracker`] watches the session; [`capture`]
+//! and [`restore`] move its [`state`]; [`lost`] answers for a transaction that is gone; [`query`] asks in the router's
+//! own name, [`interlude`] in the client's.
 
 use bytes::{Bytes, BytesMut};
 
 pub mod capability;
 pub mod capture;
+pub mod compressed;
 pub mod globals;
 pub mod greet;
 pub mod interlude;
@@ -19,7 +21,9 @@ pub mod restore;
 pub mod state;
 pub mod tracker;
 
-use crate::engine::{Arrival, CancelKey, Engine, Farewell, Flush, Inquiry, Loss, Obstacle, RouterLogin};
+use crate::engine::{
+    Arrival, CancelKey, Engine, Farewell, Flush, Framing, Inquiry, Loss, Obstacle, RouterLogin,
+};
 
 /// The engine.
 #[derive(Debug, Clone, Copy)]
@@ -83,6 +87,11 @@ impl Engine for Mysql {
     ) -> tracker::Tracker {
         startup.put_welcome(logged_in, out);
         tracker::Tracker::new(startup, logged_in, key.id)
+    }
+
+    fn framing(startup: &greet::Startup) -> Option<Box<dyn Framing>> {
+        let algorithm = startup.compression?;
+        Some(Box::new(compressed::Compressed::new(algorithm)))
     }
 
     fn secret_length(_: &greet::Startup) -> usize {

@@ -26,7 +26,8 @@ pub mod stored;
 pub mod tracker;
 
 use crate::engine::{
-    Arrival, CancelKey, Engine, Farewell, Fate, Flush, Inquiry, Loss, Obstacle, RouterLogin, Tracker as _,
+    Arrival, CancelKey, Engine, Farewell, Fate, Flush, Framing, Inquiry, Loss, Obstacle, RouterLogin,
+    Tracker as _,
 };
 
 /// The engine.
@@ -96,6 +97,10 @@ impl Engine for Postgres {
         });
         message::put_ready(out, b'I');
         tracker::Tracker::new(logged_in.parameters.clone(), startup.setting_names())
+    }
+
+    fn framing(_: &greet::Startup) -> Option<Box<dyn Framing>> {
+        None
     }
 
     fn secret_length(startup: &greet::Startup) -> usize {
