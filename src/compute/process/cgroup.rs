@@ -309,6 +309,38 @@ mod tests {
         assert_eq!(memory_limit(1024 * MIB, None), None);
     }
 
+    #[tokio::test]
+    async fn limits_wait_for_memory_that_is_being_freed() {
+        let cgroup = Arc::new(Cgroup {
+            seats: Vec::new(),
+            limitations: Vec::new(),
+            wanted: Mutex::default(),
+            freeing: Mutex::default(),
+            enforcing: Mutex::default(),
+        });
+        let wanted = |cgroup: &Cgroup| *hold(&cgroup.wanted);
+        let limits = Limits { cpu_cores: Some(1.0), memory_bytes: None };
+        // Replaced before it was freed: its limits never come.
+        let (free, freed) = tokio::sync::oneshot::channel::<()>();
+        cgroup.wait_for(tokio::spawn(async { drop(freed.await) }));
+        cgroup.enforce(limits);
+        let first = hold(&cgroup.enforcing).take().unwrap();
+        assert!(!first.is_finished());
+        *hold(&cgroup.enforcing) = Some(first);
+        cgroup.lift();
+        drop(free);
+        // Freed: they come.
+        let (free, freed) = tokio::sync::oneshot::channel::<()>();
+        cgroup.wait_for(tokio::spawn(async { drop(freed.await) }));
+        cgroup.enforce(limits);
+        let second = hold(&cgroup.enforcing).take().unwrap();
+        tokio::task::yield_now().await;
+        assert_eq!(wanted(&cgroup), Limits::default());
+        drop(free);
+        second.await.unwrap();
+        assert_eq!(wanted(&cgroup), limits);
+    }
+
     #[test]
     fn both_generations_of_mounts_are_understood() {
         let mounts = "cgroup /sys/fs/cgroup/cpu,cpuacct cgroup rw,cpu,cpuacct 0 0\n\

@@ -256,6 +256,39 @@ mod tests {
     use super::*;
 
     #[test]
+    fn only_what_can_be_there_is_asked_for() {
+        let temporary = More { temporary: true, sequences: false };
+        let asked = |more| questions(18, true, more).plain.contains(&TEMPORARY.to_owned());
+        assert!(asked(temporary) && !asked(More::default()));
+        assert!(temporary.and(More { temporary: false, sequences: true }).temporary);
+        for (major, superuser, marked) in [(14, false, "pg_roles"), (15, false, "has_parameter_privilege")] {
+            assert!(questions(major, superuser, temporary).plain[1].contains(marked));
+            assert!(!questions(major, true, temporary).plain[1].contains(marked));
+        }
+    }
+
+    #[test]
+    fn the_questions_own_settings_and_statements_are_not_the_sessions() {
+        let reading = Reading { login_user: b"a", superuser: false, standard_strings: true };
+        let read = |row: &[&'static str]| {
+            let row: Vec<_> = row.iter().map(|column| Some(column.as_bytes())).collect();
+            let mut state = State::default();
+            read_row(&row, &reading, &mut state).unwrap();
+            state
+        };
+        assert_eq!(read(&["guc", "transaction_read_only", "on", "session", "on"]), State::default());
+        assert_eq!(read(&["guc", "application_name", "x", "client", "x"]), State::default());
+        assert_eq!(read(&["guc", "lock_timeout", "7", "client", "7ms"]).settings.len(), 1);
+        assert_eq!(
+            read(&["guc", "log_statement", "all", "session!", "all"]).obstacle,
+            Some(Obstacle::Setting)
+        );
+        assert_eq!(read(&["prep", "_mv_0i", "SELECT 1", "{}", "f"]), State::default());
+        assert_eq!(read(&["temp"]).obstacle, Some(Obstacle::TemporaryTable));
+        assert!(read(&["sess", "a", "none", "16400"]).more.temporary);
+    }
+
+    #[test]
     fn a_prepare_is_cut_from_its_neighbours() {
         let cut = |name: &str, text: &'static str| cut_prepare(name.as_bytes(), text.as_bytes(), true);
         assert_eq!(
