@@ -10,8 +10,9 @@
 //!
 //! The swap is a stop and a start, so both are as short as the server allows: a signal instead of a tool that polls,
 //! the exit seen through a pidfd, readiness told by the server, limits lifted meanwhile, and everything that needs no
-//! free volume done before the stop: the new process exists already, in its cgroup, and only waits to exec (`fork`). A checkpoint just before `hand_over` (in SQL, so not from here)
-//! halves the stop.
+//! free volume done before the stop: the new process exists already, in its cgroup, and only waits to exec (`fork`). What
+//! needs no order is done at the same time: the old server's memory is freed while the new one starts (`shared_memory`).
+//! A checkpoint just before `hand_over` (in SQL, so not from here) halves the stop.
 //!
 //! The order in reading: `start` (one start) and `orphan` (every stop) rest on `fork`, `pidfd` and `readiness`;
 //! `flavour` is what differs between servers, `postgres` the first of them.
@@ -32,6 +33,7 @@ use self::flavour::{Flavour, Site};
 use self::fork::Process;
 use self::os_user::OsUser;
 use self::postgres::Postgres;
+use self::shared_memory::SharedMemory;
 use self::start::Staged;
 use self::volume::{Claim, usable_path};
 use super::{ComputeError, ComputeProvider, HandOver, HandOverTimes, Instance, Resources};
@@ -58,6 +60,7 @@ mod pidfd;
 pub mod postgres;
 mod private_dir;
 mod readiness;
+mod shared_memory;
 #[expect(
     unsafe_code,
     reason = "system calls around fork and exec have no safe wrapper; each block says why it is sound"
@@ -258,8 +261,7 @@ impl ProcessProvider {
             self.remarks.lock().unwrap_or_else(PoisonError::into_inner).insert(remark);
         }
         let limits = Limits { cpu_cores: Some(resources.cpu_cores), memory_bytes };
-        let cgroup = Arc::clone(&self.cgroup);
-        tokio::task::spawn_blocking(move || cgroup.set(limits));
+        self.cgroup.enforce(limits);
     }
 
     /// The old capacity again, after `failure` of the new one.
@@ -281,7 +283,7 @@ impl ComputeProvider for ProcessProvider {
         private_dir::ensure(&site.run_dir, site.user.as_ref())?;
         volume::check_reach(site, &site.run_dir).await?;
         self.halt(self.stop_deadline).await?;
-        for leftover in stale_notify_sockets(&site.run_dir) {
+        for leftover in readiness::stale_sockets(&site.run_dir) {
             let _ = fs::remove_file(leftover);
         }
         let password = self.password.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -345,7 +347,9 @@ impl ComputeProvider for ProcessProvider {
             }
         };
         let stopping = Instant::now();
+        let memory = SharedMemory::of(old.pid);
         self.halt(self.stop_deadline).await?;
+        self.cgroup.wait_for(memory.free());
         let starting = Instant::now();
         let outcome = match self.start(staged, to).await {
             Ok(instance) => HandOver::Moved(instance),
@@ -389,10 +393,4 @@ impl ComputeProvider for ProcessProvider {
 /// `MissingServer` when there is no such user, `Io` when the system refuses.
 pub fn admit_server_user(folder: &Path) -> Result<(), ComputeError> {
     os_user::admit_server_user(folder, &postgres::OS_USERS)
-}
-
-fn stale_notify_sockets(run_dir: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(run_dir).into_iter().flatten().flatten();
-    let ours = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("notify."));
-    ours.map(|entry| entry.path()).collect()
 }

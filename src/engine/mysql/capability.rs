@@ -42,6 +42,15 @@ pub mod bit {
     pub const MARIADB_CACHE_METADATA: u64 = 1 << 36;
 }
 
+/// How a client's packets are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// zlib.
+    Zlib,
+    /// zstd, of the level that the client asked for.
+    Zstd(u8),
+}
+
 /// Which server it is. What the two products and the old release do differently hangs on this.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Product {
@@ -67,15 +76,6 @@ pub struct Contract {
     pub collation: u8,
     /// The server's default authentication plugin.
     pub plugin: String,
-}
-
-/// What a session's packets are packed in on the client's leg, once it is let in. The backend's leg has none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Compression {
-    /// `CLIENT_COMPRESS`.
-    Zlib,
-    /// `CLIENT_ZSTD_COMPRESSION_ALGORITHM`, at the level that the client asks for.
-    Zstd(u8),
 }
 
 /// What can be carried from one backend to the next.
