@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::api;
-use crate::compute::process::{ProcessConfig, ProcessProvider, admit_server_user};
+use crate::compute::process::{ProcessConfig, ProcessProvider, ServerKind, admit_server_user};
 use crate::config::{ClusterConfig, Config, raise_descriptor_limit};
 use crate::engine::Engine as _;
 use crate::engine::postgres::Postgres;
@@ -245,7 +245,7 @@ fn assemble(
 ) -> Result<Assembled, Failure> {
     let home = data_dir.join(&section.name);
     files::private_dir(&home)?;
-    admit_server_user(&home).map_err(|error| error.to_string())?;
+    admit_server_user(&home, ServerKind::Postgres).map_err(|error| error.to_string())?;
     let cluster_metrics = metrics.cluster(&section.name);
     let fleet = Fleet::new(config.router.max_sessions);
     let admin = || Admin::start(fleet.gate(), section.master_username.clone(), ADMIN_DATABASE.to_owned());
@@ -298,6 +298,7 @@ fn provider(section: &ClusterConfig, home: &Path) -> Result<ProcessProvider, Fai
         server_programs: section.server.clone(),
         master_username: section.master_username.clone(),
         master_password: master_password.to_string(),
+        router_password: String::new(),
         database_name: section.database_name.clone(),
         parameters: section.parameters.iter().cloned().collect(),
         start_deadline: section.start_timeout,

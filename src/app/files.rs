@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use super::Failure;
-use crate::compute::process::admit_server_user;
+use crate::compute::process::{ServerKind, admit_server_user};
 use crate::router::random;
 
 /// A password in a file is not longer than this.
@@ -18,7 +18,7 @@ const MAX_PASSWORD: usize = 1024;
 pub(super) fn data_dir(path: &Path) -> Result<PathBuf, Failure> {
     private_dir(path)?;
     let path = fs::canonicalize(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    admit_server_user(&path).map_err(|error| error.to_string())?;
+    admit_server_user(&path, ServerKind::Postgres).map_err(|error| error.to_string())?;
     Ok(path)
 }
 

@@ -20,7 +20,7 @@ const HANDOVERS: &[(&str, Handover)] = &[("restart", Handover::Restart), ("stand
 
 /// What the operator of a parameter group may not set: the provider needs it, or the sockets and files would no
 /// longer be private.
-const GOVERNED: [&str; 12] = [
+const GOVERNED: [&str; 19] = [
     "config_file",
     "data_directory",
     "external_pid_file",
@@ -31,8 +31,15 @@ const GOVERNED: [&str; 12] = [
     "unix_socket_directories",
     "unix_socket_group",
     "unix_socket_permissions",
+    "basedir",
+    "bind_address",
     "datadir",
+    "init_file",
+    "log_error",
+    "pid_file",
+    "skip_networking",
     "socket",
+    "user",
 ];
 
 /// A cluster with what the checks across clusters need.
@@ -220,11 +227,11 @@ fn read_parameters(group: &Section<'_>) -> Vec<(String, String)> {
 }
 
 fn parameter(name: &str, item: &Item) -> Result<String, Wrong> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.';
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
     if name.is_empty() || name.len() > 128 || !name.chars().all(plain) {
-        return Err(Wrong::new("is not the name of a parameter", "a-z, 0-9, _ and ."));
+        return Err(Wrong::new("is not the name of a parameter", "a-z, 0-9, _, - and ."));
     }
-    if GOVERNED.contains(&name) {
+    if GOVERNED.contains(&name.to_ascii_lowercase().replace('-', "_").as_str()) {
         return Err(Wrong::new(
             "is governed by Scalepoint",
             "remove it; see `listen`, `server` and `data_dir`",
