@@ -587,3 +587,34 @@ async fn mariadb_takes_the_clients_address_from_the_router() {
     drop(client);
     provider.stop(&instance, Duration::from_secs(10)).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_server_is_found_in_its_folder_and_in_its_prefix() {
+    let folder = Kind::MySql9.programs().unwrap();
+    let prefix = folder.parent().unwrap().parent().unwrap();
+    for place in [folder.as_path(), prefix, folder.parent().unwrap()] {
+        let found = super::mysql::programs::find(Some(place), None).unwrap();
+        assert_eq!(found.server, folder.join("mysqld"));
+        assert_eq!(found.base, folder.parent().unwrap());
+        assert!(found.share.unwrap().join("english/errmsg.sys").exists());
+    }
+    let folder = Kind::MySql56.programs().unwrap();
+    let found = super::mysql::programs::find(Some(&folder), None).unwrap();
+    assert_eq!(found.base, folder);
+    assert_eq!(found.environment()[0].0, "LD_LIBRARY_PATH", "it brings a library");
+}
+
+#[test]
+fn servers_of_two_kinds_may_pass_one_folder() {
+    if !nix::unistd::Uid::effective().is_root() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mode = || fs::metadata(folder.path()).unwrap().permissions().mode() & 0o777;
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
+    admit_server_user(folder.path(), ServerKind::Postgres).unwrap();
+    admit_server_user(folder.path(), ServerKind::Postgres).unwrap();
+    assert_eq!(mode(), 0o710);
+    admit_server_user(folder.path(), ServerKind::MySql).unwrap();
+    assert_eq!(mode(), 0o711);
+}
