@@ -64,7 +64,7 @@ const PREFIXES_MYSQL: [&str; 5] = ["skip_", "disable_", "enable_", "loose_", "ma
 const OWN_DATABASES_POSTGRES: [&str; 2] = ["template0", "template1"];
 const OWN_DATABASES_MYSQL: [&str; 4] = ["information_schema", "mysql", "performance_schema", "sys"];
 /// The account that the router makes for itself.
-const ROUTER_ACCOUNT_MYSQL: &str = "scalepoint_router";
+const ROUTER_ACCOUNT_MYSQL: &str = "scalepointrouter";
 
 /// A cluster with what the checks across clusters need.
 pub(super) struct ReadCluster {
@@ -277,11 +277,11 @@ fn is_governed(name: &str, engine: Engine) -> bool {
 }
 
 fn parameter(name: &str, item: &Item, engine: Engine) -> Result<String, Wrong> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.';
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
     if name.is_empty() || name.len() > 128 || !name.chars().all(plain) {
-        return Err(Wrong::new("is not the name of a parameter", "a-z, 0-9, _ and ."));
+        return Err(Wrong::new("is not the name of a parameter", "a-z, 0-9, _, - and ."));
     }
-    if is_governed(name, engine) {
+    if is_governed(&name.to_ascii_lowercase().replace('-', "_"), engine) {
         return Err(Wrong::new(
             "is governed by Scalepoint",
             "remove it; see `listen`, `server` and `data_dir`",

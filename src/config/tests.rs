@@ -220,7 +220,7 @@ fn one_bad_line_for_mysql() {
         ("database_name = \"Sys\"", "the server's own"),
         ("database_name = \"information_schema\"", "the server's own"),
         ("database_name = \"performance_schema\"", "the server's own"),
-        ("master_username = \"scalepoint_router\"", "reserved"),
+        ("master_username = \"scalepointrouter\"", "reserved"),
         (long.as_str(), "not a plain name"),
         ("parameters = { datadir = \"/tmp\" }", "parameter datadir: is governed by Scalepoint"),
         ("parameters = { skip-grant-tables = true }", "parameter skip_grant_tables: is governed"),

@@ -15,7 +15,7 @@ use super::backend::{Backend, BackendError};
 use super::fleet::{ConnectionId, Identity, Membership, Order};
 use super::listener::Door;
 use super::relay::ClientEnd;
-use super::session::{Session, attach, rest::Rest};
+use super::session::{InDoubt, Session, attach, rest::Rest};
 use super::stream::ClientStream;
 use super::{Cluster, random};
 use crate::engine::{Arrival, CancelClaim, DialogueError, Engine, Farewell, Greet, Greeting, Refusal};
@@ -378,6 +378,7 @@ impl<E: Engine> Guest<E> {
             state: E::State::default(),
             lost: None,
             outlasting: BytesMut::new(),
+            doubt: InDoubt::No,
             rest: Rest::new(era),
             woken: false,
             ended: None,

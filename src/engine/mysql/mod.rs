@@ -1,23 +1,28 @@
 //! MySQL and MariaDB, protocol 10.
 //!
 //! In reading order: [`packet`] says how bytes become packets, and [`compressed`] wraps them; [`capability`] says what
-//! both sides can; [`greet`] lets a client in; [`log_in`] opens a backend; [`tracker`] watches the session; [`capture`]
-//! and [`restore`] move its [`state`]; [`lost`] answers for a transaction that is gone; [`query`] asks in the router's
-//! own name, [`interlude`] in the client's.
+//! both sides can; [`hello`] has the packets of a handshake; [`greet`] lets a client in by [`auth`], as its [`startup`]
+//! says; [`log_in`] opens a backend; [`tracker`] watches the session; [`capture`] and [`restore`] move its [`state`];
+//! [`lost`] answers for a transaction that is gone; [`query`] asks in the router's own name, [`interlude`] in the
+//! client's, and [`farewell`] has the last words.
 
 use bytes::{Bytes, BytesMut};
 
+pub mod auth;
 pub mod capability;
 pub mod capture;
 pub mod compressed;
+pub mod farewell;
 pub mod globals;
 pub mod greet;
+pub mod hello;
 pub mod interlude;
 pub mod log_in;
 pub mod lost;
 pub mod packet;
 pub mod query;
 pub mod restore;
+pub mod startup;
 pub mod state;
 pub mod tracker;
 
