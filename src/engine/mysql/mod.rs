@@ -6,16 +6,19 @@
 
 use bytes::{Bytes, BytesMut};
 
+pub mod answer;
 pub mod capability;
 pub mod capture;
 pub mod globals;
 pub mod greet;
 pub mod interlude;
+pub mod literal;
 pub mod log_in;
 pub mod lost;
 pub mod packet;
 pub mod query;
 pub mod restore;
+pub mod save;
 pub mod state;
 pub mod tracker;
 
