@@ -14,8 +14,8 @@ use crate::engine::{Cause, DialogueError};
 
 mod read;
 
-pub use read::{Answer, Column, Prepared, ascii};
 use read::Reader;
+pub use read::{Answer, Column, Prepared, ascii};
 
 /// The status bit of an open transaction.
 pub const IN_TRANSACTION: u16 = 1;
@@ -185,6 +185,3 @@ pub fn refused(body: &Bytes) -> DialogueError {
         message: message.to_vec(),
     }
 }
-
-
-

@@ -102,8 +102,6 @@ pub struct Capture {
     settings: Vec<(Bytes, Option<Bytes>)>,
     names: Vec<Bytes>,
     kinds: Vec<Kinds>,
-    /// How many of the names were of no variable.
-    unset: usize,
     state: State,
     error: Option<DialogueError>,
 }
@@ -146,7 +144,6 @@ impl Capture {
             settings: Vec::new(),
             names: Vec::new(),
             kinds: Vec::new(),
-            unset: 0,
             state: State { captured: true, ..State::default() },
             error: None,
         }
@@ -197,7 +194,9 @@ impl Capture {
         let product = self.product();
         self.ask(out, &Counters::query(product), Step::Counters);
         if !self.knows_variables() {
-            match variables::differing(product, &self.logged_in.server.version).filter(|_| self.by == By::Bits) {
+            match variables::differing(product, &self.logged_in.server.version)
+                .filter(|_| self.by == By::Bits)
+            {
                 Some(sql) => self.ask(out, &sql, Step::Differing),
                 None => self.ask(out, variables::listed(product), Step::Listed),
             }
@@ -382,25 +381,19 @@ impl Capture {
                 self.settings = names.zip(values).collect();
             }
             Step::UserNames => self.names = user_variables::read_names(&rows)?,
-            Step::UserValues => self.user_values(rows.into_iter().next()?)?,
+            Step::UserValues => self.user_values(rows.first()?)?,
             Step::Locks => self.observed.locks_of_mariadb(&rows),
             Step::Probe | Step::Save | Step::UserKinds | Step::PutBack | Step::Last => {}
         }
         Some(())
     }
 
-    fn user_values(&mut self, row: Vec<Option<Bytes>>) -> Option<()> {
+    fn user_values(&mut self, row: &[Option<Bytes>]) -> Option<()> {
         let kinds = std::mem::take(&mut self.kinds);
-        let at = self.state.user_variables.len() + self.unset;
-        let values = user_variables::read(&kinds, &row)?;
-        for (name, value) in self.names.get(at..)?.iter().zip(values) {
-            // A name that was only seen may be of no variable; NULL is what it then says, too.
-            if value == super::state::Value::Null && self.product() != Product::MariaDb {
-                self.unset += 1;
-            } else {
-                self.state.user_variables.push((name.clone(), value));
-            }
-        }
+        let at = self.state.user_variables.len();
+        let values = user_variables::read(&kinds, row)?;
+        let names = self.names.get(at..)?.iter().cloned();
+        self.state.user_variables.extend(names.zip(values));
         Some(())
     }
 }

@@ -134,9 +134,8 @@ pub fn quoted(text: &[u8], charset: &[u8], sql_mode: &[u8]) -> Vec<u8> {
     let backslash = !sql_mode.split(|&byte| byte == b',').any(|mode| mode == b"NO_BACKSLASH_ESCAPES");
     // Their second bytes may look like a quote's escape.
     let pairs = matches!(charset, b"big5" | b"cp932" | b"gbk" | b"sjis" | b"gb18030");
-    let is_lead = |byte: u8| {
-        byte >= 0x81 && !(matches!(charset, b"sjis" | b"cp932") && (0xa0..=0xdf).contains(&byte))
-    };
+    let is_lead =
+        |byte: u8| byte >= 0x81 && !(matches!(charset, b"sjis" | b"cp932") && (0xa0..=0xdf).contains(&byte));
     let mut out = vec![b'\''];
     let mut bytes = text.iter().copied();
     while let Some(byte) = bytes.next() {

@@ -185,9 +185,10 @@ impl Restore {
             let known = state.variables.iter().find(|(known, _)| known == name);
             known.filter(|_| !self.inherited.contains(name))
         };
-        let other = saved.variables.iter().find(|(name, value)| {
-            wanted(name).is_some_and(|(_, wanted)| wanted != value)
-        });
+        let other = saved
+            .variables
+            .iter()
+            .find(|(name, value)| wanted(name).is_some_and(|(_, wanted)| wanted != value));
         let what = if let Some((name, _)) = other {
             String::from_utf8_lossy(name).into_owned()
         } else if state.database != saved.database {

@@ -150,7 +150,8 @@ pub fn put_back<'a>(
     } else if product == Product::MySql {
         names.push("sql_select_limit");
     }
-    let settings: Vec<Vec<u8>> = names.into_iter().map(|name| literal::assigned(name.as_bytes(), of(name))).collect();
+    let settings: Vec<Vec<u8>> =
+        names.into_iter().map(|name| literal::assigned(name.as_bytes(), of(name))).collect();
     (!settings.is_empty()).then(|| [b"SET ", &settings.join(&b","[..])[..]].concat())
 }
 
@@ -159,10 +160,11 @@ pub const MOST_FOUND_ROWS: u64 = 20_000;
 
 /// A statement after which `FOUND_ROWS()` is `rows`: it reads no table, sends no row, and begins no transaction.
 pub fn found_rows(rows: u64) -> String {
-    if rows == 0 {
-        return "SELECT 1 LIMIT 0".to_owned();
-    }
-    let rows = rows.min(MOST_FOUND_ROWS);
+    let rows = match rows {
+        0 => return "SELECT 1 LIMIT 0".to_owned(),
+        1 => return "SELECT 1".to_owned(),
+        rows => rows.min(MOST_FOUND_ROWS),
+    };
     let digits = rows.to_string().len();
     let ones: Vec<String> = (1..10).map(|digit| format!("UNION ALL SELECT {digit}")).collect();
     let tables: Vec<String> =

@@ -14,6 +14,7 @@ use super::super::state::Wire;
 use crate::engine::Obstacle;
 
 /// What the router asks in its own name, because the session's user may not see it. Names and texts are in hexadecimal.
+/// Without autocommit, whoever asks `performance_schema` (`SHOW STATUS` does) keeps its tables locked: that is no obstacle.
 pub fn observation(logged_in: &LoggedIn) -> Option<String> {
     if logged_in.product() != Product::MySql {
         return None;
@@ -35,7 +36,7 @@ pub fn observation(logged_in: &LoggedIn) -> Option<String> {
         "SELECT 'S',(SELECT i.ENABLED FROM performance_schema.setup_instruments i \
          WHERE i.NAME='wait/lock/metadata/sql/mdl'),t.INSTRUMENTED FROM {thread} \
          UNION ALL SELECT 'L',CONCAT_WS(' ',x.OBJECT_TYPE,x.LOCK_TYPE,x.LOCK_DURATION),NULL FROM {locks} \
-         AND x.LOCK_STATUS='GRANTED' \
+         AND x.LOCK_STATUS='GRANTED' AND NOT(x.OBJECT_SCHEMA<=>'performance_schema') \
          UNION ALL SELECT 'V',HEX(x.VARIABLE_NAME),NULL FROM {variables} \
          UNION ALL SELECT 'P',HEX(x.STATEMENT_NAME),HEX(x.SQL_TEXT) FROM {statements} \
          AND x.STATEMENT_NAME IS NOT NULL"

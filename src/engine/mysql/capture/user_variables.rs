@@ -61,9 +61,8 @@ pub(super) fn values(names: &[Bytes]) -> Vec<u8> {
 
 /// The names that a question in hexadecimal yields.
 pub(super) fn read_names(rows: &[Vec<Option<Bytes>>]) -> Option<Vec<Bytes>> {
-    let name = |row: &Vec<Option<Bytes>>| {
-        Some(Bytes::from(hex::decode(ascii(row.first()?.as_deref()?)).ok()?))
-    };
+    let name =
+        |row: &Vec<Option<Bytes>>| Some(Bytes::from(hex::decode(ascii(row.first()?.as_deref()?)).ok()?));
     rows.iter().map(name).collect()
 }
 

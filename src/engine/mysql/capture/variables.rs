@@ -75,10 +75,8 @@ pub(super) fn names(product: Product, version: &str) -> Option<Vec<&'static str>
 /// Yields a `1` for each variable that is as the server's own, and a `0` for each that is not.
 pub(super) fn differing(product: Product, version: &str) -> Option<String> {
     let (compared, own) = known(product, version)?;
-    let mut terms: Vec<String> = compared
-        .split_ascii_whitespace()
-        .map(|name| format!("@@session.{name}<=>@@global.{name}"))
-        .collect();
+    let mut terms: Vec<String> =
+        compared.split_ascii_whitespace().map(|name| format!("@@session.{name}<=>@@global.{name}")).collect();
     terms.extend(own.iter().map(|(name, value)| format!("@@session.{name}<=>{value}")));
     Some(format!("SELECT CONCAT({})", terms.join(",")))
 }
@@ -111,7 +109,10 @@ pub(super) fn listed(product: Product) -> &'static str {
 }
 
 /// The answer to [`listed`].
-pub(super) fn read_listed(product: Product, rows: &[Vec<Option<Bytes>>]) -> Option<Vec<(Bytes, Option<Bytes>)>> {
+pub(super) fn read_listed(
+    product: Product,
+    rows: &[Vec<Option<Bytes>>],
+) -> Option<Vec<(Bytes, Option<Bytes>)>> {
     let mut settings = Vec::new();
     for row in rows {
         let name = ascii(row.first()?.as_deref()?).to_ascii_lowercase();
@@ -240,4 +241,5 @@ const MYSQL_SESSION_ONLY: [(&str, &str); 7] = [
     ("use_secondary_engine", "'ON'"),
 ];
 
-const MYSQL_56_SESSION_ONLY: [(&str, &str); 2] = [("gtid_next", "'AUTOMATIC'"), ("transaction_allow_batching", "0")];
+const MYSQL_56_SESSION_ONLY: [(&str, &str); 2] =
+    [("gtid_next", "'AUTOMATIC'"), ("transaction_allow_batching", "0")];

@@ -163,7 +163,7 @@ impl Restore {
     fn put_found_rows(&mut self, out: &mut BytesMut) {
         let variables: Vec<(Bytes, Option<Bytes>)> = self.state.variables.clone();
         let of = |name: &str| variables.iter().find(|(known, _)| known == name.as_bytes())?.1.as_ref();
-        let unlimit = save::unlimit(of).filter(|_| self.state.found_rows.is_some_and(|rows| rows > 1));
+        let unlimit = save::unlimit(of).filter(|_| self.state.found_rows.is_some_and(|rows| rows > 0));
         if let Some(sql) = &unlimit {
             self.run(out, sql.as_bytes(), Step::Must("limits"));
         }
