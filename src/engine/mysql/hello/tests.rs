@@ -3,7 +3,8 @@ use proptest::prelude::*;
 use super::*;
 
 /// The first packet of MariaDB 10.11, without its header.
-const MARIADB: &[u8] = b"\x0a5.5.5-10.11.19-MariaDB-0+deb12u1\0\x1f\0\0\0abcdefgh\0\xfe\xf7\x2d\x02\0\xff\x81\x15\
+const MARIADB: &[u8] =
+    b"\x0a5.5.5-10.11.19-MariaDB-0+deb12u1\0\x1f\0\0\0abcdefgh\0\xfe\xf7\x2d\x02\0\xff\x81\x15\
     \0\0\0\0\0\0\x1d\0\0\0ijklmnopqrst\0mysql_native_password\0";
 
 fn full(capabilities: u64) -> Response {
@@ -94,7 +95,10 @@ fn a_change_of_user() {
     let body = Bytes::from_static(b"\x11u\0\x03abcdb\0\x2d\0caching_sha2_password\0\x04\x01k\x01v");
     let read = Response::read_change(&body, bit::PLUGIN_AUTH | bit::CONNECT_ATTRS).unwrap();
     assert_eq!((&*read.user, &read.answer[..], read.database.as_deref()), ("u", &b"abc"[..], Some("db")));
-    assert_eq!((read.collation, &*read.plugin, &read.attributes[..]), (45, "caching_sha2_password", &b"\x01k\x01v"[..]));
+    assert_eq!(
+        (read.collation, &*read.plugin, &read.attributes[..]),
+        (45, "caching_sha2_password", &b"\x01k\x01v"[..])
+    );
     let short = Response::read_change(&Bytes::from_static(b"\x11u\0\0"), u64::MAX).unwrap();
     assert_eq!((short.database, short.collation), (None, 0));
     assert!(Response::read_change(&Bytes::from_static(b"\x11u"), 0).is_none());

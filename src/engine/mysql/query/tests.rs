@@ -53,7 +53,15 @@ fn rows_of_both_kinds() {
 
 #[test]
 fn several_results_and_errors() {
-    let several = packets(&[b"\0\0\0\x0a\0\0\0", b"\x01", COLUMN, EOF, b"\x01x", b"\xfe\0\0\x0a\0", b"\0\0\0\x02\0\0\0"]);
+    let several = packets(&[
+        b"\0\0\0\x0a\0\0\0",
+        b"\x01",
+        COLUMN,
+        EOF,
+        b"\x01x",
+        b"\xfe\0\0\x0a\0",
+        b"\0\0\0\x02\0\0\0",
+    ]);
     assert_eq!(receive(&several, 1).unwrap().unwrap().len(), 1);
     let failed = packets(&[b"\x01", COLUMN, EOF, b"\xff\x7a\x04#42S02gone"]);
     let error = receive(&failed, 1).unwrap_err();
