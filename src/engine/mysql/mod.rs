@@ -8,6 +8,7 @@
 
 use bytes::{Bytes, BytesMut};
 
+pub mod answer;
 pub mod auth;
 pub mod capability;
 pub mod capture;
@@ -17,11 +18,13 @@ pub mod globals;
 pub mod greet;
 pub mod hello;
 pub mod interlude;
+pub mod literal;
 pub mod log_in;
 pub mod lost;
 pub mod packet;
 pub mod query;
 pub mod restore;
+pub mod save;
 pub mod startup;
 pub mod state;
 pub mod tracker;
