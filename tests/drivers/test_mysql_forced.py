@@ -50,6 +50,10 @@ def command(code, body=b""):
     return packet(0, bytes([code]) + (body if isinstance(body, bytes) else body.encode()))
 
 
+def quoted(text):
+    return "'" + text.replace("'", "''") + "'"
+
+
 def query(sql):
     return command(QUERY, sql)
 
@@ -121,12 +125,12 @@ class World:
         """A session with an open transaction that has written something."""
         wire = self.wire()
         wire.query("BEGIN")
-        wire.query(f"INSERT INTO believed VALUES ('lost: {what}')")
+        wire.query(f"INSERT INTO believed VALUES ({quoted('lost: ' + what)})")
         return wire
 
     def goes_on(self, wire, what):
         """The session is usable, in no transaction, and what it writes now stays."""
-        result = wire.query(f"INSERT INTO believed VALUES ('{what}')")
+        result = wire.query(f"INSERT INTO believed VALUES ({quoted(what)})")
         assert (result.affected, result.status & IN_TRANS) == (1, 0)
         self.kept.add(what)
 
