@@ -8,13 +8,16 @@ use bytes::{Bytes, BytesMut};
 
 pub mod capability;
 pub mod capture;
+pub mod farewell;
 pub mod greet;
 pub mod interlude;
+pub mod lexer;
 pub mod log_in;
 pub mod lost;
 pub mod packet;
 pub mod query;
 pub mod restore;
+pub mod sql;
 pub mod state;
 pub mod tracker;
 

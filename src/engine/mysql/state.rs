@@ -16,6 +16,8 @@ pub struct Context {
     pub character_set: Option<Bytes>,
     /// `@@collation_connection`; `None`: not known (yet).
     pub collation: Option<Bytes>,
+    /// What is not known of two contexts of one era is the same in both.
+    pub era: u32,
 }
 
 impl Context {
@@ -80,12 +82,18 @@ pub enum Value {
 /// A session's state.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct State {
-    /// Session variables to be set, with the values as text; `None` is NULL. Always with the four of the character set,
-    /// and without what cannot be set.
+    /// The session was asked; if not, it is as a log in makes it, as far as is known.
+    pub captured: bool,
+    /// The status bits at the time. With the bit of an open transaction the session was not asked for more: the rest is
+    /// what was known before, and [`obstacle`](State::obstacle) says so.
+    pub status: Option<u16>,
+    /// Session variables to be set, with the values as text; `None` is NULL. Always with `character_set_client`,
+    /// `character_set_results`, `collation_connection` (which implies `character_set_connection`) and `sql_mode`, and
+    /// without what cannot be set.
     pub variables: Vec<(Bytes, Option<Bytes>)>,
     /// The current database.
     pub database: Option<Bytes>,
-    /// The active roles as `SET ROLE` takes them; `None`: the account's own default.
+    /// The active roles as `CURRENT_ROLE()` has them; `None`: none.
     pub role: Option<Bytes>,
     /// User variables: name and value.
     pub user_variables: Vec<(Bytes, Value)>,
@@ -103,8 +111,10 @@ pub struct State {
     pub insert_id: Option<u64>,
     /// MariaDB's `rand_seed1` and `rand_seed2`.
     pub rand_seeds: Option<(u64, u64)>,
-    /// The rows of `SHOW WARNINGS` (level, code, message), and how many of them are errors.
+    /// The rows of `SHOW WARNINGS` (level, code, message), in the character set of the client's results.
     pub warnings: Vec<[Bytes; 3]>,
+    /// How many of them are errors.
+    pub errors: u16,
     /// What keeps the session where it is.
     pub obstacle: Option<Obstacle>,
 }
@@ -112,13 +122,25 @@ pub struct State {
 impl State {
     /// Forgets what statements that were sent since may have changed, however harmless.
     pub fn weaken(&mut self) {
-        (self.last_insert_id, self.found_rows) = (None, None);
+        (self.last_insert_id, self.found_rows, self.insert_id, self.rand_seeds) = (None, None, None, None);
         self.warnings.clear();
+        self.errors = 0;
+    }
+
+    /// A session variable's value; `None`: it is NULL, or as a log in makes it.
+    pub fn variable(&self, name: &[u8]) -> Option<&Bytes> {
+        self.variables.iter().find(|(known, _)| known == name)?.1.as_ref()
+    }
+
+    /// Notes an obstacle; the first one stays.
+    pub fn block(&mut self, obstacle: Option<Obstacle>) {
+        self.obstacle = self.obstacle.or(obstacle);
     }
 }
 
 /// What only the wire knows of a session; the tracker keeps it, capture and restore go by it.
 #[derive(Debug, Clone, Default, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "findings that do not exclude each other")]
 pub struct Wire {
     /// Statements of `COM_STMT_PREPARE` that are open, in the order they were prepared.
     pub statements: Vec<Statement>,
@@ -137,14 +159,24 @@ pub struct Wire {
     /// What was said of the transaction that is to come (`SET TRANSACTION …`), or that was begun and has done nothing
     /// (`START TRANSACTION …`): repeated as the last of a restore.
     pub characteristics: Vec<Bytes>,
+    /// The last of these has begun a transaction: it is open, and has done nothing.
+    pub begun: bool,
     /// Names of user variables that were seen (without the `@`), lower case.
     pub user_variables: Vec<Bytes>,
     /// Temporary tables that were seen to be made and not to be dropped (`name` or `db.name`, as written).
     pub temporary_tables: Vec<Bytes>,
     /// How many `CREATE TABLE`, temporary or not, were seen since the backend was logged in to.
     pub creates: u64,
+    /// How many of these were `CREATE TEMPORARY TABLE`.
+    pub temporary_creates: u64,
     /// How many `PREPARE` were seen since then.
     pub prepares: u64,
+    /// How many `DEALLOCATE PREPARE` (or `DROP PREPARE`) were seen since then.
+    pub deallocations: u64,
+    /// Nothing that was sent since the last capture can have changed a session variable.
+    pub variables_known: bool,
+    /// Nothing that was sent since the last capture can have changed a user variable.
+    pub user_variables_known: bool,
     /// A `CALL` was seen, or another statement that may run a routine with effects of its own.
     pub called: bool,
     /// A lock or another state that the server cannot be asked for may be held, by the text of a statement.
