@@ -67,6 +67,10 @@ def labels(text):
     return dict(re.findall(r"^([A-Z][\w. ]+):\s+(.*?)\s*$", text, re.MULTILINE))
 
 
+#: Those that are open.
+SESSIONS = []
+
+
 class Session:
     """A command line that is kept open; by a pipe, or on a terminal of its own."""
 
@@ -77,6 +81,7 @@ class Session:
         self.marks = 0
         self.seen = b""
         self._start(environment)
+        SESSIONS.append(self)
         if ready:
             self.ask("DO 0;")
 
@@ -112,7 +117,7 @@ class Session:
             return self.until(seen) + seen
         self.marks += 1
         self.type(f"{lines}\nSELECT CONCAT('ma', 'rk{self.marks}.'){end}\n")
-        return self.until(f"mark{self.marks}.").rstrip("\n")
+        return self.until(f"mark{self.marks}.").strip("\n")
 
     def value(self, expression):
         text = self.ask(f"SELECT CONCAT('<', {expression}, '>');")
@@ -120,13 +125,15 @@ class Session:
 
     @property
     def id(self):
-        return self.value("CONNECTION_ID()")
+        """The connection's number; it is the router's only where the statement asks for nothing else."""
+        return re.findall(r"\b\d+\b", self.ask("SELECT CONNECTION_ID();"))[-1]
 
     def close(self):
         self.process.kill()
         self.process.wait()
         self.process.stdin.close()
         self.process.stdout.close()
+        SESSIONS.remove(self)
 
 
 class Terminal(Session):
@@ -144,6 +151,7 @@ class Terminal(Session):
         self.process.kill()
         self.process.wait()
         os.close(self.input)
+        SESSIONS.remove(self)
 
 
 @contextlib.contextmanager
@@ -381,7 +389,7 @@ def case(*, clients=("mysql", "mariadb"), products=PRODUCTS):
 
     def register(function):
         for pair in pairs(clients=clients, products=products):
-            CASES[function.__name__, *pair] = function
+            if re.search(os.environ.get("CLI2_ONLY",""), function.__name__): CASES[function.__name__, *pair] = function
         return function
 
     return register
@@ -401,7 +409,7 @@ def is_running(server, mark):
 
 
 def interrupt(server, session, mark):
-    session.type(f"SELECT /* {mark} */ SLEEP(600);\n")
+    session.type(f"SELECT SLEEP(600), '{mark}';\n")
     wait_until(lambda: is_running(server, mark), f"{mark} runs")
     session.type("\x03")
     said = session.ask("DO 0;")
@@ -437,11 +445,11 @@ def a_killed_statement_and_a_killed_session(server, client):
     name = f"{client} is killed"
 
     def kill_query(mark):
-        victim.type(f"SELECT /* {mark} */ SLEEP(600);\n")
+        victim.type(f"SELECT SLEEP(600), '{mark}';\n")
         wait_until(lambda: is_running(server, mark), f"{mark} runs")
         assert "ERROR" not in killer.ask(f"KILL QUERY {number};")
         said = victim.ask("DO 0;")
-        assert "1317" in said or said == "1", said
+        assert "1317" in said or said.startswith("1"), said
 
     number = victim.id
     assert number != killer.id
@@ -492,7 +500,7 @@ def compression(server, client):
     sessions = [Session(server, client, *options.split()) for options in algorithms]
 
     def check(session):
-        assert labels(session.ask("status"))["Protocol"] == "Compressed"
+        assert labels(session.ask("status"))["Protocol"].startswith("Compressed")
         assert session.value("@kept") == "6"
         for size in (10, 40_000, 3_000_000):
             assert len(session.ask(f"SELECT REPEAT('ab', {size});")) == 2 * size
@@ -792,12 +800,16 @@ def play(product):
 
 
 def step(made, key, generator):
+    before = list(SESSIONS)
     try:
         next(generator)
     except StopIteration:
         pass
     except (Exception, pytest.fail.Exception):
         made.errors[key] = traceback.format_exc()
+        # What it has left is not to be in the others' way.
+        for session in [session for session in SESSIONS if session not in before]:
+            session.close()
 
 
 @pytest.mark.parametrize("key", CASES, ids=lambda key: "-".join(key))
