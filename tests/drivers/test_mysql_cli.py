@@ -75,6 +75,7 @@ class Session:
     """A command line that is kept open; by a pipe, or on a terminal of its own."""
 
     usual = ("--batch", "--skip-column-names", "--force", "--unbuffered")
+    number = re.compile(r"^(\d+)$", re.MULTILINE)
 
     def __init__(self, server, client, *options, database="app", ready=True, **who):
         self.line, environment = command(server, client, *self.usual, *options, database, **who)
@@ -114,19 +115,21 @@ class Session:
         """Types these, and returns what was printed for them."""
         if seen:
             self.type(f"{lines}\n")
-            return self.until(seen) + seen
+            return self.until(seen) + seen + self.until("\n")
         self.marks += 1
         self.type(f"{lines}\nSELECT CONCAT('ma', 'rk{self.marks}.'){end}\n")
         return self.until(f"mark{self.marks}.").strip("\n")
 
     def value(self, expression):
         text = self.ask(f"SELECT CONCAT('<', {expression}, '>');")
-        return re.search(r"<([^'<>]*)>", text)[1]
+        found = re.search(r"<([^'<>]*)>", text)
+        assert found, text[-1000:]
+        return found[1]
 
     @property
     def id(self):
         """The connection's number; it is the router's only where the statement asks for nothing else."""
-        return re.findall(r"\b\d+\b", self.ask("SELECT CONNECTION_ID();"))[-1]
+        return self.number.search(self.ask("SELECT CONNECTION_ID();"))[1]
 
     def close(self):
         self.process.kill()
@@ -138,6 +141,7 @@ class Session:
 
 class Terminal(Session):
     usual = ("--prompt=> ", "--no-auto-rehash")
+    number = re.compile(r"\| +(\d+) \|")
 
     def _start(self, environment):
         self.input, end = pty.openpty()
@@ -218,6 +222,11 @@ def account(server, name, *, how="", password="secret"):
     how = how or f"IDENTIFIED BY '{password}'"
     as_master(server, f"CREATE USER {name} {how}", f"GRANT ALL ON app.* TO {name}")
     return {"user": name, "password": password}
+
+
+def hashed(server, password):
+    """As the right side of SET PASSWORD."""
+    return f"'{password}'" if server.product == MYSQL9 else f"PASSWORD('{password}')"
 
 
 def pairs(*, clients=("mysql", "mariadb"), products=PRODUCTS):
@@ -356,7 +365,7 @@ def test_a_locked_account(product):
 
 @pytest.mark.parametrize("product", MODERN)
 def test_an_expired_password(product):
-    """a driver that cannot change it is not let in by MySQL"""
+    """it can be changed, and nothing else; a driver that does not know how is not let in by MySQL"""
     server = stage(product)
     who = account(server, "expired")
     as_master(server, "ALTER USER expired PASSWORD EXPIRE")
@@ -364,6 +373,12 @@ def test_an_expired_password(product):
         with server.connect(**who) as connection:
             connection.query("SELECT 1")
     assert caught.value.args[0] == {MARIADB: 1820, MYSQL9: 1862}[product]
+    client, *options = {MARIADB: ["mariadb"], MYSQL9: ["mysql", "--connect-expired-password"]}[product]
+    session = Session(server, client, *options, **who, ready=False)
+    assert "ERROR 1820" in session.ask("SELECT 1;", seen="ERROR 1820")
+    assert session.ask(f"SET PASSWORD = {hashed(server, 'fresh')};") == ""
+    assert session.value("CURRENT_USER()") == "expired@%"
+    session.close()
 
 
 def test_ed25519():
@@ -413,7 +428,7 @@ def interrupt(server, session, mark):
     wait_until(lambda: is_running(server, mark), f"{mark} runs")
     session.type("\x03")
     said = session.ask("DO 0;")
-    assert "1317" in said or re.search(r"\b1 \|", said), said
+    assert "query killed" in said or "query aborted" in said, said
     assert not is_running(server, mark)
 
 
@@ -625,7 +640,7 @@ def a_dump_during_a_swap(server, client):
         options += ["--column-statistics=0", "--set-gtid-purged=OFF"]
     who = {"name": name, "user": MASTER, "password": server.password}
     first = run(server, client, *options, "dumped", **who)
-    assert "(1,'one'),(2,'two')" in first and "PROCEDURE `p`" in first
+    assert "(1,'one'),(2,'two')" in first.replace("),\n(", "),(") and "PROCEDURE `p`" in first
     locked = [option for option in options if option != "--single-transaction"]
     ended, dumps = threading.Event(), []
 
@@ -730,43 +745,19 @@ def a_changed_user_without_tls(server, client):
     yield from changes(server, use_pure=False, **options)
 
 
-@case(products=MODERN)
+@case()
 def a_changed_password(server, client):
-    """who has changed it since is still carried"""
+    """nobody can log in as who had the old one: such a session ends, and is told why"""
     who = account(server, f"changing_{client}")
     session = Session(server, client, **who)
-    session.ask("SET @kept = 7;")
-    statement = "SET PASSWORD = PASSWORD('fresh');" if server.product == MARIADB else "SET PASSWORD = 'fresh';"
-    assert "ERROR" not in session.ask(statement)
+    assert session.ask(f"SET PASSWORD = {hashed(server, 'fresh')};") == ""
+    assert session.value("CURRENT_USER()") == f"{who['user']}@%"
     yield
-    assert session.value("@kept") == "7"
+    session.type("SELECT 1;\n")
+    session.until("ERROR 1105")
+    assert "Access denied" in session.until("\n")
+    assert "1" in run(server, client, sql="SELECT 1;", **{**who, "password": "fresh"})
     session.close()
-
-
-@case(clients=["mariadb"], products=MODERN)
-def an_expired_password(server, client):
-    """nothing is answered but its change, until it is changed"""
-    sessions = []
-    for name in ("expired_before", "expired_after"):
-        who = account(server, name)
-        as_master(server, f"ALTER USER {name} PASSWORD EXPIRE")
-        session = Session(server, client, **who, ready=False)
-        assert "ERROR 1820" in session.ask("SELECT 1;", seen="ERROR 1820")
-        sessions.append((session, name))
-
-    def change(session, name):
-        change = "PASSWORD('fresh')" if server.product == MARIADB else "'fresh'"
-        assert session.ask(f"SET PASSWORD = {change};") == ""
-        assert session.value("CURRENT_USER()") == f"{name}@%"
-
-    change(*sessions[0])
-    yield
-    for session, name in sessions:
-        if name == "expired_after":
-            assert "ERROR 1820" in session.ask("SELECT 1;", seen="ERROR 1820")
-            change(session, name)
-        assert session.value("1 + 1") == "2"
-        session.close()
 
 
 # How they come out ----------------------------------------------------------------------------------------------------
@@ -800,7 +791,7 @@ def play(product):
 
 
 def step(made, key, generator):
-    before = list(SESSIONS)
+    before = list(SESSIONS); import time, sys; t=time.time()
     try:
         next(generator)
     except StopIteration:
@@ -810,6 +801,7 @@ def step(made, key, generator):
         # What it has left is not to be in the others' way.
         for session in [session for session in SESSIONS if session not in before]:
             session.close()
+    print("TIME", key, time.time()-t, file=sys.__stderr__)
 
 
 @pytest.mark.parametrize("key", CASES, ids=lambda key: "-".join(key))
