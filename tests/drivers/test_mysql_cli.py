@@ -80,7 +80,7 @@ class Session:
     def __init__(self, server, client, *options, database="app", ready=True, **who):
         self.line, environment = command(server, client, *self.usual, *options, database, **who)
         self.marks = 0
-        self.seen = b""
+        self.seen = bytearray()
         self._start(environment)
         SESSIONS.append(self)
         if ready:
@@ -93,19 +93,22 @@ class Session:
         self.input, self.output = self.process.stdin.fileno(), self.process.stdout.fileno()
 
     def type(self, text):
-        data = text.encode()
+        data = memoryview(text.encode())
         while data:
             data = data[os.write(self.input, data) :]
 
     def until(self, mark):
         """What is printed up to this text."""
+        mark, at = mark.encode(), 0
         with watched(self.process):
-            while mark.encode() not in self.seen:
+            while (found := self.seen.find(mark, at)) < 0:
+                at = max(0, len(self.seen) - len(mark))
                 more = self._more()
                 assert more, f"{self.line} has ended: {self.seen[-2000:]!r}"
                 self.seen += more
-        text, _, self.seen = self.seen.partition(mark.encode())
-        return text.decode(errors="replace").replace("\r", "")
+        text = self.seen[:found].decode(errors="replace")
+        del self.seen[: found + len(mark)]
+        return text.replace("\r", "")
 
     def _more(self):
         with contextlib.suppress(OSError):
@@ -404,7 +407,7 @@ def case(*, clients=("mysql", "mariadb"), products=PRODUCTS):
 
     def register(function):
         for pair in pairs(clients=clients, products=products):
-            if re.search(os.environ.get("CLI2_ONLY",""), function.__name__): CASES[function.__name__, *pair] = function
+            CASES[function.__name__, *pair] = function
         return function
 
     return register
@@ -566,8 +569,8 @@ def long_rows_and_packets(server, client):
 
     def check():
         assert session.ask(f"SELECT REPEAT('0123456789abcdef', {size // 16});") == text
-        digest = session.value(f"MD5('{text}')")
-        assert digest == hashlib.md5(text.encode()).hexdigest()
+        digest = session.value(f"SHA2('{text}', 256)")
+        assert digest == hashlib.sha256(text.encode()).hexdigest()
 
     check()
     yield
@@ -631,7 +634,8 @@ def a_reset_connection(server, client):
     session.close()
 
 
-@case()
+# MariaDB's program asks MySQL 5.6 for a column that it does not have.
+@case(products=MODERN)
 def a_dump_during_a_swap(server, client):
     """over and over, whatever the moment"""
     name = {"mysql": "mysqldump", "mariadb": "mariadb-dump"}[client]
@@ -791,7 +795,7 @@ def play(product):
 
 
 def step(made, key, generator):
-    before = list(SESSIONS); import time, sys; t=time.time()
+    before = list(SESSIONS)
     try:
         next(generator)
     except StopIteration:
@@ -801,7 +805,6 @@ def step(made, key, generator):
         # What it has left is not to be in the others' way.
         for session in [session for session in SESSIONS if session not in before]:
             session.close()
-    print("TIME", key, time.time()-t, file=sys.__stderr__)
 
 
 @pytest.mark.parametrize("key", CASES, ids=lambda key: "-".join(key))
