@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -30,6 +30,7 @@ use crate::telemetry::{self, LogOptions, Metrics};
 
 mod chores;
 mod files;
+mod machine;
 mod provide;
 
 use chores::Chores;
@@ -84,10 +85,14 @@ struct Shared<'a> {
 }
 
 async fn run(config: &Config) -> Result<(), Failure> {
+    // No file, no wishes: what the machine has.
+    let fit = if config.source.is_none() { Some(machine::fit(config)?) } else { None };
+    let config = fit.as_ref().unwrap_or(config);
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    let data_dir = files::data_dir(&config.data_dir)?;
+    let servers: Vec<_> = config.clusters.iter().map(|c| provide::server_kind(c.engine)).collect();
+    let data_dir = files::data_dir(&config.data_dir, &servers)?;
     let (stop, stopping) = watch::channel(false);
     let shared = Shared {
         config,
@@ -109,6 +114,9 @@ async fn run(config: &Config) -> Result<(), Failure> {
         Ok(handles) => {
             let metrics = Arc::clone(&shared.metrics);
             open_api(config, admin, Clusters { handles, metrics }, &shared.stopping);
+            if config.source.is_none() {
+                machine::explain(config, &shared.data_dir);
+            }
             println!("ready");
             signals.wait_for_end(&shared.tls).await;
             Ok(())
@@ -308,7 +316,7 @@ fn bind_all<'a>(
 fn assemble<E: Engine>(section: &ClusterConfig, shared: &Shared<'_>) -> Result<Assembled<E>, Failure> {
     let home = shared.data_dir.join(&section.name);
     files::private_dir(&home)?;
-    admit_server_user(&home).map_err(|error| error.to_string())?;
+    admit_server_user(&home, provide::server_kind(section.engine)).map_err(|error| error.to_string())?;
     let metrics = shared.metrics.cluster(&section.name);
     let fleet = Fleet::new(shared.config.router.max_sessions, E::STOPS_WHEN_EMPTY);
     let login = Arc::new(provide::router_login(section, &shared.secret));
@@ -324,6 +332,9 @@ fn assemble<E: Engine>(section: &ClusterConfig, shared: &Shared<'_>) -> Result<A
         fleet: Arc::clone(&fleet),
         provider: Arc::new(provide::provider(section, &home, &login)?),
         maintenance: Arc::new(Chores::<E> {
+            observer: observer.clone(),
+            login: Arc::clone(&login),
+            settings: Mutex::default(),
             admin: chores,
             fleet: Arc::clone(&fleet),
             database: section.database_name.clone(),

@@ -1,27 +1,99 @@
-//! What is done inside a database in the router's name.
+//! What is done inside a database in the router's name, around a capacity change.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::time::{Instant, sleep};
 
-use crate::engine::Engine;
-use crate::router::admin::Admin;
+use crate::engine::{Engine, Obstacle, RouterLogin};
+use crate::router::admin::{Admin, Rows};
+use crate::router::backend::Backend;
 use crate::router::fleet::Fleet;
 use crate::scaling::driver::Maintenance;
+
+/// How long a flush that goes on by itself is waited for; clients write meanwhile, so it may never be done.
+const FLUSHING: Duration = Duration::from_secs(3);
+/// Between two looks at how much is left.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// See the module.
 pub(super) struct Chores<E: Engine> {
     pub(super) admin: Admin<E>,
+    /// Works while clients are held, too.
+    pub(super) observer: Admin<E>,
+    pub(super) login: Arc<RouterLogin>,
     pub(super) fleet: Arc<Fleet>,
     /// The database that is to exist; a plain identifier.
     pub(super) database: Option<String>,
+    pub(super) settings: Mutex<Settings>,
+}
+
+/// Settings of the server that a restart loses.
+#[derive(Default)]
+pub(super) struct Settings {
+    /// How to ask for them.
+    query: Option<&'static str>,
+    /// What the server had when it had just started.
+    started: BTreeMap<String, String>,
+    /// What was changed since then, by clients of this server or of one before it.
+    changed: BTreeMap<String, String>,
+}
+
+/// Name and value.
+fn pairs(rows: Rows) -> BTreeMap<String, String> {
+    let pair = |row: Vec<Option<String>>| {
+        let mut columns = row.into_iter();
+        Some((columns.next()??.to_ascii_lowercase(), columns.next()??))
+    };
+    rows.into_iter().filter_map(pair).collect()
+}
+
+impl<E: Engine> Chores<E> {
+    async fn run(&self, sql: &str) -> Result<Rows, String> {
+        self.admin.run(sql).await.map_err(|error| error.to_string())
+    }
+
+    fn settings(&self) -> MutexGuard<'_, Settings> {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until little is left to be written, as long as it gets less.
+    async fn until_flushed(&self, left: &str, enough: u64) -> Result<(), String> {
+        let deadline = Instant::now() + FLUSHING;
+        while Instant::now() < deadline {
+            let rows = self.run(left).await?;
+            let count = rows.first().and_then(|row| row.last()?.as_deref()?.parse::<u64>().ok());
+            if count.is_none_or(|count| count <= enough) {
+                return Ok(());
+            }
+            sleep(LOOK).await;
+        }
+        Ok(())
+    }
 }
 
 #[async_trait]
 impl<E: Engine> Maintenance for Chores<E> {
     async fn flush(&self) -> Result<(), String> {
-        let Some(statement) = E::flush_statement() else { return Ok(()) };
-        self.admin.run(statement).await.map(drop).map_err(|error| error.to_string())
+        let flush = E::flush();
+        for statement in flush.begin {
+            self.run(statement).await?;
+        }
+        match flush.left {
+            Some((left, enough)) => self.until_flushed(left, enough).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn unflush(&self) {
+        for statement in E::flush().end {
+            if let Err(error) = self.run(statement).await {
+                tracing::warn!(error, "the server goes on flushing");
+            }
+        }
     }
 
     async fn study(&self) {
@@ -35,10 +107,52 @@ impl<E: Engine> Maintenance for Chores<E> {
     async fn complete(&self) -> Result<(), String> {
         let Some(database) = &self.database else { return Ok(()) };
         let (exists, create) = E::database_statements(database);
-        let run = async |sql: &str| self.admin.run(sql).await.map_err(|error| error.to_string());
-        if run(&exists).await?.is_empty() {
-            run(&create).await?;
+        if self.run(&exists).await?.is_empty() {
+            self.run(&create).await?;
         }
+        Ok(())
+    }
+
+    async fn server_obstacle(&self) -> Option<Obstacle> {
+        let (obstacle, question) = E::server_obstacle()?;
+        match self.run(question).await {
+            Ok(rows) => (!rows.is_empty()).then_some(obstacle),
+            Err(error) => {
+                tracing::warn!(error, "the server cannot be asked what a restart would lose");
+                Some(Obstacle::Unknown)
+            }
+        }
+    }
+
+    async fn remember(&self) -> Result<(), String> {
+        let Some(query) = self.settings().query else { return Ok(()) };
+        let now = pairs(self.observer.run(query).await.map_err(|error| error.to_string())?);
+        let mut settings = self.settings();
+        let Settings { started, changed, .. } = &mut *settings;
+        *changed = now.into_iter().filter(|(name, value)| started.get(name) != Some(value)).collect();
+        Ok(())
+    }
+
+    async fn recall(&self, socket: &Path) -> Result<(), String> {
+        if !E::VOLATILE_SETTINGS {
+            return Ok(());
+        }
+        let text = |error: crate::router::backend::BackendError| error.to_string();
+        let log_in = E::log_in_as_router(&self.login);
+        let mut backend = Backend::<E>::connect(socket, log_in, &self.login).await.map_err(text)?;
+        let query = E::volatile_settings(&backend.logged_in);
+        let started = pairs(backend.converse(E::admin_query(query, &[])).await.map_err(text)?);
+        let changed = self.settings().changed.clone();
+        for (name, value) in changed.iter().filter(|(name, value)| started.get(*name) != Some(value)) {
+            let Some(statement) = E::set_volatile(name, value) else { continue };
+            match backend.converse(E::admin_query(&statement, &[])).await {
+                Ok(_) => tracing::debug!(name, "carried over"),
+                Err(error) => tracing::warn!(name, %error, "a setting of the server is lost"),
+            }
+        }
+        backend.close();
+        let mut settings = self.settings();
+        (settings.query, settings.started) = (Some(query), started);
         Ok(())
     }
 }

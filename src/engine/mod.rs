@@ -10,6 +10,7 @@
 use bytes::{Bytes, BytesMut};
 
 pub mod conversation;
+pub mod framing;
 pub mod mysql;
 pub mod obstacle;
 pub mod postgres;
@@ -18,9 +19,10 @@ pub mod tracking;
 pub use conversation::{
     Arrival, CancelClaim, CancelKey, Cause, Dialogue, DialogueError, Greet, Greeting, Refusal, RouterLogin,
 };
+pub use framing::{BadFrame, Framing};
 pub use obstacle::Obstacle;
 pub use tracking::{
-    ClientScan, Directory, Drift, Fate, Intercepted, Loss, LostTransaction, Rest, ServerScan, Tracker,
+    ClientScan, Directory, Doubt, Drift, Fate, Intercepted, Loss, LostTransaction, Rest, ServerScan, Tracker,
     Whereabouts,
 };
 
@@ -42,6 +44,8 @@ pub trait Engine: Sized + Send + Sync + std::fmt::Debug + 'static {
     const SERVER_SPEAKS_FIRST: bool;
     /// A server of this engine stops quickly only if every connection was closed before.
     const STOPS_WHEN_EMPTY: bool;
+    /// Settings of the server can be changed while it runs, and a restart loses that.
+    const VOLATILE_SETTINGS: bool;
     /// The name that a client must agree on (ALPN) that begins with a TLS handshake; `None`: it cannot.
     const DIRECT_TLS: Option<&'static [u8]>;
 
@@ -99,6 +103,8 @@ pub trait Engine: Sized + Send + Sync + std::fmt::Debug + 'static {
         key: CancelKey,
         out: &mut BytesMut,
     ) -> Self::Tracker;
+    /// What the client's bytes are wrapped in from its welcome on; `None`: nothing.
+    fn framing(startup: &Self::Startup) -> Option<Box<dyn Framing>>;
     /// How many bytes of its cancel secret this client was given.
     fn secret_length(startup: &Self::Startup) -> usize;
     /// What the router must ask in its own name before [`capture`](Engine::capture), because the session's user may
@@ -144,9 +150,30 @@ pub trait Engine: Sized + Send + Sync + std::fmt::Debug + 'static {
     /// Runs an administrative statement with text parameters.
     fn admin_query(sql: &str, parameters: &[&str]) -> Self::AdminQuery;
     /// What writes dirty data to disk ahead of a stop, so that the stop is short.
-    fn flush_statement() -> Option<&'static str>;
+    fn flush() -> &'static Flush;
+    /// What of the server itself a restart loses, however its sessions fare; a statement that yields a row if there is
+    /// such a thing.
+    fn server_obstacle() -> Option<(Obstacle, &'static str)>;
+    /// A statement that yields name and value of every setting of the server that can be changed while it runs. Asked
+    /// only where [`VOLATILE_SETTINGS`](Engine::VOLATILE_SETTINGS) says that a restart loses them.
+    fn volatile_settings(router: &Self::LoggedIn) -> &'static str;
+    /// Sets such a setting; `None`: it is not ours to carry over (capacity governs it, or it cannot be set).
+    fn set_volatile(name: &str, value: &str) -> Option<String>;
     /// Makes a database that does not exist: whether it does (a row), and how to make it. `name` is a plain identifier.
     fn database_statements(name: &str) -> (String, String);
+    /// An administrative statement that yields the number of the transaction that a backend is in, so that it can be
+    /// asked for after a crash as well; no row or no value: it has none. `None`: this engine has no such numbers.
+    fn transaction_query(_logged_in: &Self::LoggedIn) -> Option<String> {
+        None
+    }
+    /// An administrative statement that yields what became of a transaction.
+    fn outcome_query(_transaction: u64) -> Option<String> {
+        None
+    }
+    /// Reads that: whether it committed; `None`: not decided (yet).
+    fn outcome(_answer: &str) -> Option<bool> {
+        None
+    }
     /// Answers a client whose transaction is gone.
     fn lost_transaction(tracker: &Self::Tracker) -> Self::Lost;
     /// Rolls the open transaction back and ends the request that has failed, if there is one.
@@ -169,6 +196,18 @@ pub trait Engine: Sized + Send + Sync + std::fmt::Debug + 'static {
     fn goodbye() -> &'static [u8];
     /// The account and database of a session, for operators.
     fn describe(startup: &Self::Startup) -> (&str, &str);
+}
+
+/// How dirty data is written to disk while clients run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flush {
+    /// Statements that do it, or begin it.
+    pub begin: &'static [&'static str],
+    /// A statement that yields how much is left, as a number in its last column, and how much of it a stop does in no
+    /// time.
+    pub left: Option<(&'static str, u64)>,
+    /// Statements that end it, if the server is to go on after all.
+    pub end: &'static [&'static str],
 }
 
 /// What a capture goes by.

@@ -33,6 +33,8 @@ pub enum Obstacle {
     Cursor,
     /// A part of a parameter was sent ahead, and the statement not run yet.
     LongData,
+    /// A table that is kept in memory only has rows; it is the server's, not the session's.
+    MemoryTable,
     /// The account cannot be logged in to any more as it was.
     Account,
     /// The session's state could not be asked for.
@@ -41,7 +43,7 @@ pub enum Obstacle {
 
 impl Obstacle {
     /// All of them, for metrics.
-    pub const ALL: [Obstacle; 17] = [
+    pub const ALL: [Obstacle; 18] = [
         Obstacle::OpenTransaction,
         Obstacle::StatementInProgress,
         Obstacle::TemporaryTable,
@@ -57,6 +59,7 @@ impl Obstacle {
         Obstacle::Handler,
         Obstacle::Cursor,
         Obstacle::LongData,
+        Obstacle::MemoryTable,
         Obstacle::Account,
         Obstacle::Unknown,
     ];
@@ -79,6 +82,7 @@ impl Obstacle {
             Obstacle::Handler => "handler",
             Obstacle::Cursor => "cursor",
             Obstacle::LongData => "long_data",
+            Obstacle::MemoryTable => "memory_table",
             Obstacle::Account => "account",
             Obstacle::Unknown => "unknown",
         }

@@ -8,6 +8,7 @@ use tokio::sync::broadcast;
 use tokio::time::Instant;
 
 use super::report::{ChangeProgress, ClusterState, Event, ObstacleRow, RdsEvent, ScaleReport, SessionRow};
+use crate::router::Obstacle;
 use crate::router::fleet::{Attachment, Fleet, SessionView};
 use crate::telemetry::ClusterMetrics;
 
@@ -49,6 +50,7 @@ pub struct Board {
     /// Its metrics.
     pub metrics: ClusterMetrics,
     seen: Mutex<Seen>,
+    standing: Mutex<Option<(Obstacle, Instant)>>,
     events: Mutex<VecDeque<Event>>,
     news: broadcast::Sender<Event>,
 }
@@ -69,6 +71,7 @@ impl Board {
             fleet,
             metrics,
             seen: Mutex::new(seen),
+            standing: Mutex::new(None),
             events: Mutex::new(VecDeque::new()),
             news: broadcast::Sender::new(256),
         })
@@ -120,9 +123,30 @@ impl Board {
         (events.iter().cloned().collect(), self.news.subscribe())
     }
 
-    /// What stands in the way of a scaling point, longest first.
+    /// Something of the server itself stands in the way of a change, or nothing does.
+    pub fn stands(&self, obstacle: Option<Obstacle>) {
+        let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        *standing = match (obstacle, *standing) {
+            (Some(now), Some((before, since))) if now == before => Some((now, since)),
+            (now, _) => now.map(|obstacle| (obstacle, Instant::now())),
+        };
+    }
+
+    /// What of the server itself stands in the way, and since when.
+    pub fn server_obstacle(&self) -> Option<(Obstacle, Instant)> {
+        *self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What stands in the way of a scaling point, longest first. What is the server's own has session 0.
     pub fn obstacles(&self) -> Vec<ObstacleRow> {
         let mut rows: Vec<ObstacleRow> = self.fleet.sessions().iter().filter_map(obstacle_row).collect();
+        rows.extend(self.server_obstacle().map(|(obstacle, since)| ObstacleRow {
+            session: 0,
+            user: String::new(),
+            reason: obstacle.to_string(),
+            since_ms: millis(since.elapsed()),
+            statement: None,
+        }));
         rows.sort_by_key(|row| std::cmp::Reverse(row.since_ms));
         rows
     }

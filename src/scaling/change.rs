@@ -162,6 +162,7 @@ impl Driver {
             Found::Forced(hold, shut) => (hold, shut, Outcome::Forced),
             Found::Nothing => {
                 self.provider.dismiss();
+                self.maintenance.unflush().await;
                 return Ok(Outcome::RolledBack);
             }
             Found::Died => return Err("the database ended before a scaling point was found".to_owned()),
@@ -169,6 +170,12 @@ impl Driver {
         times.hold = shut.elapsed();
         self.board.metrics.hold_seconds.observe(times.hold.as_secs_f64());
         self.board.metrics.holds(HoldOutcome::Quiet).inc();
+        if let Err(error) = self.maintenance.remember().await {
+            drop(hold);
+            self.provider.dismiss();
+            self.maintenance.unflush().await;
+            return Err(format!("the server cannot be asked for its settings: {error}"));
+        }
         let let_go = hold.let_go();
         let_go.gone(GONE).await;
         let handing = Instant::now();
@@ -203,6 +210,7 @@ impl Driver {
         let mut search = Search::new(self.config.stall_budget, deadline);
         let mut flushed: Option<Instant> = None;
         let mut surveyed = started;
+        let mut looked: Option<Instant> = None;
         loop {
             if old.exited.borrow().is_some() {
                 return Found::Died;
@@ -213,6 +221,7 @@ impl Driver {
             }
             let progress = self.fleet.progress();
             match search.next(started.elapsed(), self.view()) {
+                Next::Hold if self.server_stands(&mut looked).await => {}
                 Next::Hold => {
                     if flushed.is_none_or(|at| at.elapsed() > FLUSHED) {
                         let left = deadline.saturating_sub(started.elapsed());
@@ -239,6 +248,7 @@ impl Driver {
                     if surveyed.elapsed() > SURVEYED {
                         surveyed = Instant::now();
                         self.fleet.survey();
+                        self.server_stands(&mut looked).await;
                     }
                 }
                 Next::TimedOut => {
@@ -253,7 +263,8 @@ impl Driver {
     }
 
     fn view(&self) -> View {
-        let mut view = View::default();
+        let server = usize::from(self.board.server_obstacle().is_some());
+        let mut view = View { standing: server, ..View::default() };
         for session in self.fleet.sessions() {
             match session.doing.obstacle {
                 Some(obstacle) if obstacle.is_passing() => {
@@ -265,6 +276,16 @@ impl Driver {
             }
         }
         view
+    }
+
+    /// Whether something of the server itself stands in the way; asked now and then. `looked`: when it last was.
+    async fn server_stands(&self, looked: &mut Option<Instant>) -> bool {
+        if looked.is_none_or(|at| at.elapsed() > SURVEYED) {
+            *looked = Some(Instant::now());
+            let obstacle = self.maintenance.server_obstacle().await;
+            self.board.stands(obstacle);
+        }
+        self.board.server_obstacle().is_some()
     }
 
     async fn survey(&self) {
@@ -321,11 +342,13 @@ impl Driver {
         match self.provider.hand_over(old, to).await {
             Ok((HandOver::Moved(instance), times)) => {
                 tracing::debug!(cluster = self.board.name, ?times, "handed over");
+                self.recall_settings(&instance).await;
                 let_go.resume(socket(&instance), VISIBLE).await;
                 self.serve_from(instance);
                 Ok(())
             }
             Ok((HandOver::Kept(instance, error), _)) => {
+                self.recall_settings(&instance).await;
                 let_go.resume(socket(&instance), VISIBLE).await;
                 self.serve_from(instance);
                 Err(error.to_string())

@@ -9,6 +9,7 @@
 //!                                  └──── cannot be started ───┘
 //! ```
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use super::journal::{Entry, Journal};
 use super::report::ClusterState;
 use crate::compute::{ComputeError, ComputeProvider, Instance, Resources};
 use crate::config::{AcuConfig, ClusterConfig};
+use crate::router::Obstacle;
 use crate::router::fleet::Fleet;
 
 /// Between two attempts to start a database that does not start.
@@ -38,6 +40,15 @@ const STOP: Duration = Duration::from_secs(60);
 pub trait Maintenance: Send + Sync {
     /// Writes dirty data to disk.
     async fn flush(&self) -> Result<(), String>;
+    /// The server goes on after all: ends what [`flush`](Maintenance::flush) began.
+    async fn unflush(&self);
+    /// What of the server itself a restart would lose.
+    async fn server_obstacle(&self) -> Option<Obstacle>;
+    /// Remembers what was changed in the server since it started and would be lost by a restart. Called while no client
+    /// can change it.
+    async fn remember(&self) -> Result<(), String>;
+    /// A server has started at `socket` and nobody has used it yet: makes it what was remembered.
+    async fn recall(&self, socket: &Path) -> Result<(), String>;
     /// Finds out what sessions may be made of besides what they were seen to use.
     async fn study(&self);
     /// Makes what the configuration names and the volume lacks.
@@ -182,9 +193,17 @@ impl Driver {
     /// Starts an instance of the present capacity and lets the sessions have it.
     async fn launch(&mut self) -> Result<(), ComputeError> {
         let instance = self.provider.launch(&self.resources(self.capacity)).await?;
+        self.recall_settings(&instance).await;
         self.fleet.resume(socket(&instance), VISIBLE).await;
         self.serve_from(instance);
         Ok(())
+    }
+
+    /// Makes a server that nobody has used yet what the last one had been told to be.
+    pub(super) async fn recall_settings(&self, instance: &Instance) {
+        if let Err(error) = self.maintenance.recall(&instance.socket).await {
+            tracing::warn!(cluster = self.board.name, error, "settings of the server cannot be carried over");
+        }
     }
 
     /// This instance serves from now on.

@@ -87,7 +87,7 @@ pub struct SessionCounts {
     pub closed: u64,
 }
 
-/// One session that stands in the way of a scaling point.
+/// One session that stands in the way of a scaling point, or something of the server itself (session 0, no user).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObstacleRow {
     /// Session id.

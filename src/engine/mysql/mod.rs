@@ -1,27 +1,39 @@
 //! MySQL and MariaDB, protocol 10.
 //!
-//! In reading order: [`packet`] frames, [`capability`] says what both sides can; [`greet`] lets a client in; [`log_in`]
-//! opens a backend; [`tracker`] watches the session; [`capture`] and [`restore`] move its [`state`]; [`lost`] answers for
-//! a transaction that is gone; [`query`] asks in the router's own name, [`interlude`] in the client's.
+//! In reading order: [`packet`] says how bytes become packets, and [`compressed`] wraps them; [`capability`] says what
+//! both sides can; [`hello`] has the packets of a handshake; [`greet`] lets a client in by [`auth`], as its [`startup`]
+//! says; [`log_in`] opens a backend; [`tracker`] watches the session; [`capture`] and [`restore`] move its [`state`];
+//! [`lost`] answers for a transaction that is gone; [`query`] asks in the router's own name, [`interlude`] in the
+//! client's, and [`farewell`] has the last words.
 
 use bytes::{Bytes, BytesMut};
 
+pub mod answer;
+pub mod auth;
 pub mod capability;
 pub mod capture;
+pub mod compressed;
 pub mod farewell;
+pub mod globals;
 pub mod greet;
+pub mod hello;
 pub mod interlude;
 pub mod lexer;
+pub mod literal;
 pub mod log_in;
 pub mod lost;
 pub mod packet;
 pub mod query;
 pub mod restore;
+pub mod save;
 pub mod sql;
+pub mod startup;
 pub mod state;
 pub mod tracker;
 
-use crate::engine::{Arrival, CancelKey, Engine, Farewell, Inquiry, Loss, Obstacle, RouterLogin};
+use crate::engine::{
+    Arrival, CancelKey, Engine, Farewell, Flush, Framing, Inquiry, Loss, Obstacle, RouterLogin,
+};
 
 /// The engine.
 #[derive(Debug, Clone, Copy)]
@@ -31,6 +43,7 @@ impl Engine for Mysql {
     const SERVER_SPEAKS_FIRST: bool = true;
     // Its shutdown sleeps two seconds if a connection is left.
     const STOPS_WHEN_EMPTY: bool = true;
+    const VOLATILE_SETTINGS: bool = true;
     const DIRECT_TLS: Option<&'static [u8]> = None;
 
     type Contract = capability::Contract;
@@ -86,6 +99,11 @@ impl Engine for Mysql {
         tracker::Tracker::new(startup, logged_in, key.id)
     }
 
+    fn framing(startup: &greet::Startup) -> Option<Box<dyn Framing>> {
+        let algorithm = startup.compression?;
+        Some(Box::new(compressed::Compressed::new(algorithm)))
+    }
+
     fn secret_length(_: &greet::Startup) -> usize {
         // A statement is cancelled by KILL QUERY on a connection that has logged in.
         0
@@ -121,7 +139,9 @@ impl Engine for Mysql {
         state: &state::State,
         _nonce: u64,
     ) -> restore::Restore {
-        restore::Restore::new(tracker.wire(), logged_in, state)
+        // The wire knows of those, too, that were prepared since.
+        let statements = tracker.wire().statements.clone();
+        restore::Restore::new(tracker.wire(), logged_in, &state::State { statements, ..state.clone() })
     }
 
     fn reattach(
@@ -162,8 +182,20 @@ impl Engine for Mysql {
         query::AdminQuery::with(sql, parameters)
     }
 
-    fn flush_statement() -> Option<&'static str> {
-        None
+    fn flush() -> &'static Flush {
+        &globals::FLUSH
+    }
+
+    fn server_obstacle() -> Option<(Obstacle, &'static str)> {
+        Some((Obstacle::MemoryTable, globals::MEMORY_TABLES))
+    }
+
+    fn volatile_settings(router: &log_in::LoggedIn) -> &'static str {
+        globals::query(router.product())
+    }
+
+    fn set_volatile(name: &str, value: &str) -> Option<String> {
+        globals::set(name, value)
     }
 
     fn database_statements(name: &str) -> (String, String) {

@@ -18,6 +18,7 @@ pub(crate) fn with(capabilities: u64, product: Product) -> Tracker {
         capabilities,
         collation: 8,
         attributes: Bytes::new(),
+        compression: None,
         address: IpAddr::V4(Ipv4Addr::LOCALHOST),
         proof: Proof::Native(None),
         id: 7,

@@ -1,0 +1,229 @@
+//! What the server tells of locks, counters and hidden statements, and which obstacle follows.
+//!
+//! * MariaDB's plugin `metadata_lock_info` and MySQL's `performance_schema` list every lock-like state, however it came
+//!   about. Where there is neither (MySQL 5.6, the plugin not loaded), the counters of `HANDLER` and what was seen in the
+//!   client's statements must do.
+//! * `Com_*` counters of the session count what stored routines do, too. More than the wire has seen: something is hidden.
+
+use bytes::Bytes;
+
+use super::super::answer::ascii;
+use super::super::capability::Product;
+use super::super::log_in::LoggedIn;
+use super::super::state::Wire;
+use crate::engine::Obstacle;
+
+/// What the router asks in its own name, because the session's user may not see it. Names and texts are in hexadecimal.
+/// Without autocommit, whoever asks `performance_schema` (`SHOW STATUS` does) keeps its tables locked: that is no obstacle.
+pub fn observation(logged_in: &LoggedIn) -> Option<String> {
+    if logged_in.product() != Product::MySql {
+        return None;
+    }
+    let id = logged_in.connection_id;
+    let thread = format!("performance_schema.threads t WHERE t.PROCESSLIST_ID={id}");
+    let of = |table: &str, column: &str| {
+        format!(
+            "performance_schema.threads t JOIN performance_schema.{table} x ON x.{column}=t.THREAD_ID \
+             WHERE t.PROCESSLIST_ID={id}"
+        )
+    };
+    let (locks, variables, statements) = (
+        of("metadata_locks", "OWNER_THREAD_ID"),
+        of("user_variables_by_thread", "THREAD_ID"),
+        of("prepared_statements_instances", "OWNER_THREAD_ID"),
+    );
+    Some(format!(
+        "SELECT 'S',(SELECT i.ENABLED FROM performance_schema.setup_instruments i \
+         WHERE i.NAME='wait/lock/metadata/sql/mdl'),t.INSTRUMENTED FROM {thread} \
+         UNION ALL SELECT 'L',CONCAT_WS(' ',x.OBJECT_TYPE,x.LOCK_TYPE,x.LOCK_DURATION),NULL FROM {locks} \
+         AND x.LOCK_STATUS='GRANTED' AND NOT(x.OBJECT_SCHEMA<=>'performance_schema') \
+         UNION ALL SELECT 'V',HEX(x.VARIABLE_NAME),NULL FROM {variables} \
+         UNION ALL SELECT 'P',HEX(x.STATEMENT_NAME),HEX(x.SQL_TEXT) FROM {statements} \
+         AND x.STATEMENT_NAME IS NOT NULL"
+    ))
+}
+
+/// MariaDB's locks of one connection. `CONNECTION_ID()` would say what the client has set `pseudo_thread_id` to.
+pub(super) fn locks(connection_id: u32) -> String {
+    format!(
+        "SELECT LOCK_TYPE,LOCK_MODE FROM information_schema.METADATA_LOCK_INFO WHERE THREAD_ID={connection_id}"
+    )
+}
+
+/// What was observed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Observed {
+    /// The locks were asked for; the gravest one.
+    locks: Option<Option<Obstacle>>,
+    complete: bool,
+    /// Names of user variables.
+    pub(super) names: Vec<Bytes>,
+    /// Names and texts of statements of `PREPARE`.
+    pub(super) statements: Vec<(Bytes, Bytes)>,
+}
+
+impl Observed {
+    /// Reads the answer to [`observation`].
+    pub(super) fn read(rows: &[Vec<Option<String>>]) -> Observed {
+        let mut observed = Observed::default();
+        for row in rows {
+            let [Some(tag), first, second] = &row[..] else { continue };
+            let text = |value: &Option<String>| {
+                value.as_ref().and_then(|text| hex::decode(text).ok()).map(Bytes::from).unwrap_or_default()
+            };
+            match tag.as_str() {
+                "S" => {
+                    observed.complete = second.as_deref() == Some("YES");
+                    if observed.complete && first.as_deref() == Some("YES") {
+                        observed.locks.get_or_insert_default();
+                    }
+                }
+                "L" => {
+                    let found = lock_of_mysql(first.as_deref().unwrap_or_default());
+                    observed.locks = Some(observed.locks.flatten().or(Some(found)));
+                }
+                "V" => observed.names.push(text(first)),
+                "P" => observed.statements.push((text(first), text(second))),
+                _ => {}
+            }
+        }
+        observed
+    }
+
+    /// The session could be observed.
+    pub(super) fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// They will be asked for again.
+    pub(super) fn forget_locks(&mut self, product: Product) {
+        if product == Product::MariaDb {
+            self.locks = None;
+        }
+    }
+
+    /// The answer to [`locks`].
+    pub(super) fn locks_of_mariadb(&mut self, rows: &[Vec<Option<Bytes>>]) {
+        let text = |row: &[Option<Bytes>], at: usize| {
+            row.get(at).and_then(|value| value.as_deref()).map(ascii).unwrap_or_default()
+        };
+        let found = rows.iter().map(|row| lock_of_mariadb(&text(row, 0), &text(row, 1))).min_by_key(grave);
+        self.locks = Some(found);
+    }
+}
+
+/// A lock of a table while something graver is held, too, is not the point.
+fn grave(obstacle: &Obstacle) -> u8 {
+    match obstacle {
+        Obstacle::NamedLock => 0,
+        Obstacle::Backup => 1,
+        Obstacle::TableLock => 2,
+        _ => 3,
+    }
+}
+
+fn lock_of_mysql(lock: &str) -> Obstacle {
+    match lock {
+        lock if lock.starts_with("USER LEVEL LOCK") => Obstacle::NamedLock,
+        "TABLE SHARED EXPLICIT" | "TABLE SHARED_READ EXPLICIT" => Obstacle::Handler,
+        _ => Obstacle::TableLock,
+    }
+}
+
+fn lock_of_mariadb(kind: &[u8], mode: &[u8]) -> Obstacle {
+    match (kind, mode) {
+        (b"User lock", _) => Obstacle::NamedLock,
+        (_, b"MDL_SHARED_READ") => Obstacle::Handler,
+        (_, mode) if mode.starts_with(b"MDL_BACKUP_FTWRL") => Obstacle::TableLock,
+        (_, b"MDL_BACKUP_DDL" | b"MDL_BACKUP_DML" | b"MDL_BACKUP_TRANS_DML") => Obstacle::TableLock,
+        (_, mode) if mode.starts_with(b"MDL_BACKUP") => Obstacle::Backup,
+        _ => Obstacle::TableLock,
+    }
+}
+
+/// The counters that are asked for; MySQL counts temporary tables together with the others.
+fn counted(product: Product) -> [&'static str; 5] {
+    let creates = match product {
+        Product::MariaDb => "Com_create_temporary_table",
+        Product::MySql | Product::MySql56 => "Com_create_table",
+    };
+    [creates, "Com_prepare_sql", "Com_dealloc_sql", "Com_ha_open", "Com_ha_close"]
+}
+
+/// What the session has done since its log in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Counters {
+    creates: u64,
+    prepares: u64,
+    deallocations: u64,
+    opened: u64,
+    closed: u64,
+}
+
+impl Counters {
+    pub(super) fn query(product: Product) -> String {
+        format!("SHOW SESSION STATUS WHERE Variable_name IN ('{}')", counted(product).join("','"))
+    }
+
+    /// `None`: not every one of them is there, so none means anything.
+    pub(super) fn read(rows: &[Vec<Option<Bytes>>]) -> Option<Counters> {
+        let mut counters = Counters::default();
+        for row in rows {
+            let [Some(name), Some(value)] = &row[..] else { return None };
+            let value = std::str::from_utf8(&ascii(value)).ok()?.parse().ok()?;
+            match ascii(name).as_ref() {
+                b"Com_create_temporary_table" | b"Com_create_table" => counters.creates = value,
+                b"Com_prepare_sql" => counters.prepares = value,
+                b"Com_dealloc_sql" => counters.deallocations = value,
+                b"Com_ha_open" => counters.opened = value,
+                b"Com_ha_close" => counters.closed = value,
+                _ => return None,
+            }
+        }
+        (rows.len() == 5).then_some(counters)
+    }
+
+    fn hides_tables(&self, product: Product, wire: &Wire) -> bool {
+        let seen = match product {
+            Product::MariaDb => wire.temporary_creates,
+            Product::MySql | Product::MySql56 => wire.creates,
+        };
+        self.creates > seen
+    }
+
+    /// Statements were prepared that the wire has not seen, and not given up again.
+    fn hides_statements(&self, wire: &Wire) -> bool {
+        let hidden = self.prepares.saturating_sub(wire.prepares);
+        hidden > self.deallocations.saturating_sub(wire.deallocations)
+    }
+}
+
+/// What keeps the session where it is.
+pub(super) fn obstacle(
+    product: Product,
+    observed: &Observed,
+    counters: Option<&Counters>,
+    wire: &Wire,
+) -> Option<Obstacle> {
+    let Some(counters) = counters else { return Some(Obstacle::Unknown) };
+    if let Some(lock) = observed.locks.flatten() {
+        return Some(lock);
+    }
+    if !wire.temporary_tables.is_empty() || counters.hides_tables(product, wire) {
+        return Some(Obstacle::TemporaryTable);
+    }
+    if !observed.complete && counters.hides_statements(wire) {
+        return Some(Obstacle::PreparedStatement);
+    }
+    if observed.locks.is_none() && counters.opened > counters.closed {
+        return Some(Obstacle::Handler);
+    }
+    wire.suspicion.filter(|suspicion| match suspicion {
+        // What can be seen need not be suspected.
+        Obstacle::TableLock | Obstacle::NamedLock | Obstacle::Backup | Obstacle::Handler => {
+            observed.locks.is_none()
+        }
+        Obstacle::TemporaryTable => false,
+        _ => true,
+    })
+}

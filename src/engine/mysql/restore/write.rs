@@ -1,0 +1,196 @@
+//! What is written to the new backend.
+
+use bytes::{Bytes, BytesMut};
+
+use super::super::literal;
+use super::super::save;
+use super::super::state::Context;
+use super::{Product, Restore, Step};
+
+/// About how long a `SET` of user variables gets.
+const LONG: usize = 256 * 1024;
+/// The setting under which names in UTF-8 are understood.
+const UTF8: &[u8] = b"SET character_set_client=utf8mb4";
+
+impl Restore {
+    /// Everything, in the order of the module's diagram.
+    pub(super) fn write_all(&mut self, out: &mut BytesMut) {
+        self.put_role(out);
+        self.put_statements(out);
+        self.put_database(out);
+        self.put_user_variables(out);
+        self.put_settings(out);
+        self.put_rest(out);
+    }
+
+    fn run(&mut self, out: &mut BytesMut, sql: &[u8], step: Step) {
+        self.script.query(out, sql, step);
+    }
+
+    /// Rights may come from roles, and statements need rights to be prepared.
+    fn put_role(&mut self, out: &mut BytesMut) {
+        let Some(role) = self.state.role.clone() else { return };
+        if !role.is_ascii() {
+            self.run(out, UTF8, Step::Must("character set"));
+        }
+        let mut sql = b"SET ROLE ".to_vec();
+        match self.product {
+            // It is a list, quoted as a statement wants it.
+            Product::MySql => sql.extend_from_slice(&role),
+            Product::MariaDb | Product::MySql56 => literal::name(&mut sql, &role),
+        }
+        self.run(out, &sql, Step::Must("roles"));
+    }
+
+    /// Group by group of those that were prepared in the same place.
+    fn put_statements(&mut self, out: &mut BytesMut) {
+        let state = &self.state;
+        let contexts = state.statements.iter().map(|one| &one.context);
+        let mut groups: Vec<Context> = Vec::new();
+        for context in contexts.chain(state.named_statements.iter().map(|one| &one.context)) {
+            if !groups.iter().any(|group| is_same(group, context)) {
+                groups.push(context.clone());
+            }
+        }
+        // Where there was no database, the log in's own must not be left first.
+        groups.sort_by_key(|context| context.database.is_some());
+        for context in groups {
+            self.put_context(out, &context);
+            for at in 0..self.state.statements.len() {
+                let statement = &self.state.statements[at];
+                if is_same(&statement.context, &context) {
+                    self.script.prepare(out, &statement.text, Step::Statement(at));
+                }
+            }
+            for at in 0..self.state.named_statements.len() {
+                let statement = &self.state.named_statements[at];
+                if is_same(&statement.context, &context) {
+                    let sql = prepare(&statement.name, &statement.text, &context);
+                    self.run(out, &sql, Step::Named(at));
+                }
+            }
+        }
+    }
+
+    fn put_context(&mut self, out: &mut BytesMut, context: &Context) {
+        if let Some(database) = &context.database {
+            if !database.is_ascii() {
+                self.run(out, UTF8, Step::Must("character set"));
+            }
+            self.script.init_database(out, database, Step::May);
+        }
+        let settings = [
+            literal::assigned(b"sql_mode", context.sql_mode.as_ref()),
+            literal::assigned(b"character_set_client", context.character_set.as_ref()),
+            literal::assigned(b"collation_connection", context.collation.as_ref()),
+        ];
+        let sql = [b"SET ", &settings.join(&b","[..])[..]].concat();
+        self.run(out, &sql, Step::Must("prepared statement"));
+    }
+
+    fn put_database(&mut self, out: &mut BytesMut) {
+        let names = self.state.user_variables.iter().map(|(name, _)| name);
+        if !names.chain(&self.state.database).all(|name| name.is_ascii()) {
+            self.run(out, UTF8, Step::Must("character set"));
+        }
+        if let Some(database) = self.state.database.clone() {
+            self.script.init_database(out, &database, Step::Must("database"));
+        }
+    }
+
+    fn put_user_variables(&mut self, out: &mut BytesMut) {
+        let mut sql = Vec::new();
+        for (name, value) in std::mem::take(&mut self.state.user_variables) {
+            let assignments = literal::assignments(&name, &value);
+            let in_pieces = assignments.len() > 1;
+            for assignment in assignments {
+                if !sql.is_empty() && (in_pieces || sql.len() + assignment.len() > LONG) {
+                    self.run(out, &std::mem::take(&mut sql), Step::Must("user variable"));
+                }
+                sql.extend_from_slice(if sql.is_empty() { b"SET " } else { b"," });
+                sql.extend_from_slice(&assignment);
+            }
+        }
+        if !sql.is_empty() {
+            self.run(out, &sql, Step::Must("user variable"));
+        }
+    }
+
+    fn put_settings(&mut self, out: &mut BytesMut) {
+        let settings: Vec<Vec<u8>> = self
+            .state
+            .variables
+            .iter()
+            .filter(|(name, _)| literal::is_plain(name))
+            .map(|(name, value)| literal::assigned(name, value.as_ref()))
+            .collect();
+        let sql = [b"SET ", &settings.join(&b","[..])[..]].concat();
+        self.run(out, &sql, Step::Settings);
+    }
+
+    pub(super) fn put_settings_one_by_one(&mut self, out: &mut BytesMut) {
+        for at in 0..self.state.variables.len() {
+            let (name, value) = &self.state.variables[at];
+            if literal::is_plain(name) {
+                let sql = [b"SET ", &literal::assigned(name, value.as_ref())[..]].concat();
+                self.run(out, &sql, Step::Setting(at));
+            }
+        }
+    }
+
+    /// What every statement changes, and so comes last.
+    pub(super) fn put_rest(&mut self, out: &mut BytesMut) {
+        let state = &self.state;
+        let mut settings: Vec<String> = Vec::new();
+        if let Some((first, second)) = state.rand_seeds {
+            settings.push(format!("rand_seed1={first},rand_seed2={second}"));
+        }
+        if let Some(time) = state.timestamp.as_ref().filter(|time| literal::is_number(time)) {
+            settings.push(format!("timestamp={}", String::from_utf8_lossy(time)));
+        }
+        settings.extend(state.last_insert_id.map(|id| format!("last_insert_id={id}")));
+        settings.extend(state.insert_id.map(|id| format!("insert_id={id}")));
+        if !settings.is_empty() {
+            self.run(out, format!("SET {}", settings.join(",")).as_bytes(), Step::Must("last insert id"));
+        }
+        self.run(out, save::query(self.product).as_bytes(), Step::Save);
+        self.put_found_rows(out);
+        for sql in self.wire.characteristics.clone() {
+            self.run(out, &sql, Step::Must("transaction"));
+        }
+    }
+
+    fn put_found_rows(&mut self, out: &mut BytesMut) {
+        let variables: Vec<(Bytes, Option<Bytes>)> = self.state.variables.clone();
+        let of = |name: &str| variables.iter().find(|(known, _)| known == name.as_bytes())?.1.as_ref();
+        let unlimit = save::unlimit(of).filter(|_| self.state.found_rows.is_some_and(|rows| rows > 0));
+        if let Some(sql) = &unlimit {
+            self.run(out, sql.as_bytes(), Step::Must("limits"));
+        }
+        if let Some(rows) = self.state.found_rows {
+            self.run(out, save::found_rows(rows).as_bytes(), Step::Must("found rows"));
+        }
+        if let Some(sql) = save::put_back(self.product, of, unlimit.is_some(), None) {
+            self.run(out, &sql, Step::Must("limits"));
+        }
+        self.script.set_option(out, self.multi_statements, Step::Must("multi-statements"));
+        if self.wire.row_count == 0 {
+            self.script.ping(out, Step::Must("row count"));
+        }
+    }
+}
+
+/// Prepared in the same place.
+fn is_same(one: &Context, other: &Context) -> bool {
+    let place = |context: &Context| Context { era: 0, ..context.clone() };
+    place(one) == place(other)
+}
+
+fn prepare(name: &Bytes, text: &Bytes, context: &Context) -> Vec<u8> {
+    let mut sql = b"PREPARE ".to_vec();
+    literal::name(&mut sql, name);
+    sql.extend_from_slice(b" FROM ");
+    let charset = context.character_set.as_deref().unwrap_or_default();
+    sql.extend_from_slice(&literal::quoted(text, charset, context.sql_mode.as_deref().unwrap_or_default()));
+    sql
+}

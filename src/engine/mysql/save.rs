@@ -1,0 +1,174 @@
+//! One row of what every session has, asked of it before anything else disturbs it.
+//!
+//! It reads no table, so that neither `sql_select_limit` nor `max_join_size` can cut it short, and what it yields is ASCII
+//! (names are in hexadecimal), so that it can be read in whatever character set the client wants its results.
+
+use bytes::Bytes;
+
+use super::answer::{IN_TRANSACTION, ascii};
+use super::capability::Product;
+use super::literal;
+
+/// Variables that mean something to every statement: always asked for and always set again, whatever the server's own
+/// values are. `max_join_size` comes before what it changes.
+const ALWAYS: [&str; 13] = [
+    "character_set_client",
+    "character_set_results",
+    "collation_connection",
+    "sql_mode",
+    "time_zone",
+    "autocommit",
+    "sql_auto_is_null",
+    "foreign_key_checks",
+    "unique_checks",
+    "lc_time_names",
+    "max_join_size",
+    "sql_big_selects",
+    "sql_select_limit",
+];
+
+/// The names of the same, and of those that the products call differently.
+pub fn variables(product: Product) -> impl Iterator<Item = &'static str> {
+    let own: &[&str] = match product {
+        Product::MariaDb => &["tx_isolation", "tx_read_only", "max_statement_time"],
+        Product::MySql => &["transaction_isolation", "transaction_read_only", "max_execution_time"],
+        Product::MySql56 => &["tx_isolation", "tx_read_only"],
+    };
+    ALWAYS.iter().chain(own).copied()
+}
+
+/// What comes before the variables.
+const FIXED: usize = 8;
+
+/// The question.
+pub fn query(product: Product) -> String {
+    let role = match product {
+        Product::MariaDb | Product::MySql => "HEX(CURRENT_ROLE())",
+        Product::MySql56 => "NULL",
+    };
+    let variables: Vec<String> = variables(product).map(|name| format!("@@{name}")).collect();
+    format!(
+        "SELECT LAST_INSERT_ID(),FOUND_ROWS(),HEX(DATABASE()),{role},@@insert_id,@@timestamp,@@rand_seed1,@@rand_seed2,{}",
+        variables.join(",")
+    )
+}
+
+/// The answer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Saved {
+    /// `LAST_INSERT_ID()`
+    pub last_insert_id: u64,
+    /// `FOUND_ROWS()`
+    pub found_rows: u64,
+    /// `DATABASE()`
+    pub database: Option<Bytes>,
+    /// `CURRENT_ROLE()`; `None`: none.
+    pub role: Option<Bytes>,
+    /// `SET insert_id` in force; else 0.
+    pub insert_id: u64,
+    /// When the statement began, unless it is in force as a fixed time.
+    pub timestamp: Bytes,
+    /// MariaDB's seeds; 0 where they cannot be read.
+    pub rand_seeds: (u64, u64),
+    /// [`variables`]
+    pub variables: Vec<(Bytes, Option<Bytes>)>,
+    /// A transaction is open.
+    pub in_transaction: bool,
+}
+
+/// Reads the answer.
+pub fn read(product: Product, row: &[Option<Bytes>], status: u16) -> Option<Saved> {
+    let text = |at: usize| row.get(at)?.as_deref().map(ascii);
+    let number = |at: usize| std::str::from_utf8(&text(at)?).ok()?.parse::<u64>().ok();
+    let name = |at: usize| Some(Bytes::from(hex::decode(text(at)?).ok()?));
+    let values = row.get(FIXED..)?;
+    let names = variables(product);
+    let variables: Vec<(Bytes, Option<Bytes>)> =
+        names.zip(values).map(|(name, value)| (name.into(), value.as_deref().map(ascii))).collect();
+    (variables.len() == values.len()).then_some(())?;
+    Some(Saved {
+        last_insert_id: number(0)?,
+        found_rows: number(1)?,
+        database: name(2),
+        role: name(3).filter(|role| role.as_ref() != b"NONE"),
+        insert_id: number(4)?,
+        timestamp: text(5)?,
+        rand_seeds: (number(6)?, number(7)?),
+        variables,
+        in_transaction: status & IN_TRANSACTION != 0,
+    })
+}
+
+impl Saved {
+    /// A variable's value.
+    pub fn variable(&self, name: &str) -> Option<&Bytes> {
+        self.variables.iter().find(|(known, _)| known == name.as_bytes())?.1.as_ref()
+    }
+
+    /// What lifts the client's own limits, if they are in the way.
+    pub fn unlimit(&self) -> Option<String> {
+        unlimit(|name| self.variable(name))
+    }
+}
+
+/// The client's own limits would cut questions of many rows short, or have them refused: what lifts them. `of`: the
+/// variables.
+pub fn unlimit<'a>(of: impl Fn(&str) -> Option<&'a Bytes>) -> Option<String> {
+    let number = |name: &str| {
+        let text = of(name).and_then(|text| std::str::from_utf8(text).ok());
+        text.and_then(|text| text.parse::<f64>().ok()).unwrap_or_default()
+    };
+    let few = number("sql_select_limit") < 100_000.0;
+    let small = number("sql_big_selects") == 0.0;
+    let seconds = number("max_statement_time") + number("max_execution_time") / 1000.0;
+    let short = seconds > 0.0 && seconds < 5.0;
+    if !(few || small || short) {
+        return None;
+    }
+    let mut sql = "SET sql_select_limit=18446744073709551615,sql_big_selects=1".to_owned();
+    for name in TIMES.into_iter().filter(|name| of(name).is_some()) {
+        sql.push_str(&[",", name, "=0"].concat());
+    }
+    Some(sql)
+}
+
+/// How long a statement may take, in one product or the other.
+const TIMES: [&str; 2] = ["max_statement_time", "max_execution_time"];
+
+/// A `SET` of what [`unlimit`] and `more` have changed. On MySQL never `None`: what the questions used is deprecated
+/// there, and a `SET` clears the warning and leaves `FOUND_ROWS()` alone.
+pub fn put_back<'a>(
+    product: Product,
+    of: impl Fn(&str) -> Option<&'a Bytes>,
+    unlimited: bool,
+    more: Option<&'static str>,
+) -> Option<Vec<u8>> {
+    let mut names = Vec::from_iter(more);
+    if unlimited {
+        names.extend(["sql_select_limit", "sql_big_selects"]);
+        names.extend(TIMES.into_iter().filter(|name| of(name).is_some()));
+    } else if product == Product::MySql {
+        names.push("sql_select_limit");
+    }
+    let settings: Vec<Vec<u8>> =
+        names.into_iter().map(|name| literal::assigned(name.as_bytes(), of(name))).collect();
+    (!settings.is_empty()).then(|| [b"SET ", &settings.join(&b","[..])[..]].concat())
+}
+
+/// Above this, the statement that makes `FOUND_ROWS()` what it was takes too long.
+pub const MOST_FOUND_ROWS: u64 = 20_000;
+
+/// A statement after which `FOUND_ROWS()` is `rows`: it reads no table, sends no row, and begins no transaction.
+pub fn found_rows(rows: u64) -> String {
+    let rows = match rows {
+        0 => return "SELECT 1 LIMIT 0".to_owned(),
+        1 => return "SELECT 1".to_owned(),
+        rows => rows.min(MOST_FOUND_ROWS),
+    };
+    let digits = rows.to_string().len();
+    let ones: Vec<String> = (1..10).map(|digit| format!("UNION ALL SELECT {digit}")).collect();
+    let tables: Vec<String> =
+        (0..digits).map(|place| format!("(SELECT 0 d {}) t{place}", ones.join(" "))).collect();
+    let sum: Vec<String> = (0..digits).map(|place| format!("t{place}.d*1{}", "0".repeat(place))).collect();
+    format!("SELECT SQL_CALC_FOUND_ROWS 1 FROM {} WHERE {}<{rows} LIMIT 0", tables.join(","), sum.join("+"))
+}
