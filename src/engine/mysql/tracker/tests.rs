@@ -1,3 +1,5 @@
+mod recorded;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
