@@ -14,10 +14,12 @@ use crate::router::backend::Backend;
 use crate::router::fleet::Fleet;
 use crate::scaling::driver::Maintenance;
 
-/// How long a flush that goes on by itself is waited for; clients write meanwhile, so it may never be done.
+/// How long a flush that goes on by itself is waited for; clients write meanwhile, so it may never be done …
 const FLUSHING: Duration = Duration::from_secs(3);
+/// … and not longer than this without getting further.
+const STUCK: Duration = Duration::from_millis(200);
 /// Between two looks at how much is left.
-const LOOK: Duration = Duration::from_millis(50);
+const LOOK: Duration = Duration::from_millis(20);
 
 /// See the module.
 pub(super) struct Chores<E: Engine> {
@@ -63,11 +65,16 @@ impl<E: Engine> Chores<E> {
     /// Waits until little is left to be written, as long as it gets less.
     async fn until_flushed(&self, left: &str, enough: u64) -> Result<(), String> {
         let deadline = Instant::now() + FLUSHING;
-        while Instant::now() < deadline {
+        let (mut least, mut since) = (u64::MAX, Instant::now());
+        while Instant::now() < deadline && since.elapsed() < STUCK {
             let rows = self.run(left).await?;
             let count = rows.first().and_then(|row| row.last()?.as_deref()?.parse::<u64>().ok());
-            if count.is_none_or(|count| count <= enough) {
-                return Ok(());
+            match count {
+                Some(count) if count <= enough => return Ok(()),
+                // A tenth less is progress.
+                Some(count) if count < least - least / 10 => (least, since) = (count, Instant::now()),
+                Some(_) => {}
+                None => return Ok(()),
             }
             sleep(LOOK).await;
         }

@@ -242,6 +242,11 @@ impl Driver {
                     *obstacles = self.board.obstacles();
                 }
                 Next::Wait(pause) => {
+                    if flushed.is_some_and(|at| at.elapsed() > FLUSHED) {
+                        // It may be long until the next try.
+                        self.maintenance.unflush().await;
+                        flushed = None;
+                    }
                     self.board.enter(ClusterState::Seeking);
                     // Sessions that were asked tell nobody; those that change do.
                     let _changed = timeout(pause, progress).await;
