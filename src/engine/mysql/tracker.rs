@@ -291,9 +291,8 @@ impl Tracker {
             return;
         }
         self.learn(state);
-        state.statements.clone_from(&self.wire.statements);
-        state.named_statements.clone_from(&self.wire.named_statements);
-        state.obstacle = state.obstacle.or_else(|| self.wire_obstacle());
+        state.obstacle = state.obstacle.or_else(|| self.wire_obstacle(state));
+        (self.wire.variables_known, self.wire.user_variables_known) = (true, true);
         self.drift = Drift::None;
     }
 
@@ -302,6 +301,7 @@ impl Tracker {
         self.product = logged_in.product();
         self.statements.renumber(&mut self.wire, &restored.statements);
         (self.wire.creates, self.wire.prepares) = (restored.creates, restored.prepares);
+        (self.wire.temporary_creates, self.wire.deallocations) = (0, 0);
         self.wire.called = false;
         self.wire.suspicion = None;
         self.wire.temporary_tables.clear();

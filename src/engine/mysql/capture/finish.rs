@@ -15,7 +15,9 @@ impl Capture {
         if self.brief {
             state.user_variables.clone_from(&self.last.user_variables);
         } else {
-            state.block(saved.in_transaction.then_some(Obstacle::OpenTransaction));
+            // One that was begun and has done nothing is begun again.
+            let open = saved.in_transaction && !self.wire.begun;
+            state.block(open.then_some(Obstacle::OpenTransaction));
             state.block(evidence::obstacle(
                 self.product(),
                 &self.observed,
@@ -73,9 +75,7 @@ impl Capture {
             });
             self.complete(&mut statement.context, before.map(|before| &before.context), &here);
         }
-        let known = statements.iter().all(|one| one.context.is_known())
-            && named.iter().all(|one| one.context.is_known() && !one.text.is_empty());
-        state.block((!known).then_some(Obstacle::PreparedStatement));
+        // Whether all is known of them now, the tracker says.
         (state.statements, state.named_statements) = (statements, named);
     }
 

@@ -319,6 +319,11 @@ impl Tracker {
         let runs = matches!(pending.shape, Shape::Results | Shape::Execution | Shape::Single);
         let several = pending.traits.has(Traits::SEVERAL);
         if !runs || is_of_parser(code) && !several {
+            if self.wire.begun {
+                // The next look would see it open.
+                self.standing = Standing::Open;
+                self.forget_begun();
+            }
             return;
         }
         let may_open = pending.traits.has(Traits::BEGINS) || self.status & AUTOCOMMIT == 0;
@@ -468,7 +473,8 @@ impl Tracker {
 
 fn obstacle_of(hold: Hold) -> Obstacle {
     match hold {
-        Hold::Tables | Hold::Backup => Obstacle::TableLock,
+        Hold::Tables => Obstacle::TableLock,
+        Hold::Backup => Obstacle::Backup,
         Hold::Named => Obstacle::NamedLock,
         Hold::Handler => Obstacle::Handler,
     }

@@ -1,3 +1,5 @@
+mod recorded;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -18,6 +20,7 @@ pub(crate) fn with(capabilities: u64, product: Product) -> Tracker {
         capabilities,
         collation: 8,
         attributes: Bytes::new(),
+        compression: None,
         address: IpAddr::V4(Ipv4Addr::LOCALHOST),
         proof: Proof::Native(None),
         id: 7,
