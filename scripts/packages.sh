@@ -45,12 +45,19 @@ distribution_postgres() {
     done
 }
 
-# install_packages PACKAGE...: installs what is missing, and starts nothing.
+# The address of the Debian mirror that apt uses for this machine's own packages, or nothing.
+debian_mirror() {
+    # shellcheck disable=SC2016  # the dollars are apt's
+    apt-get indextargets --format '$(LABEL) $(REPO_URI)' 'Created-By: Packages' 2>/dev/null \
+        | sed -n '0,/^Debian /s/^Debian //p'
+}
+
+# install_packages PACKAGE...: installs what is missing, removes nothing (another MySQL, say), and starts nothing.
 #
-# Debian's packages start what they install: PostgreSQL on 5432, the very port the router wants. Two switches are set
-# for the length of the installation only (both are the administrator's own, so an existing one is left alone):
-# policy-rc.d keeps any service from starting, and create_main_cluster keeps PostgreSQL from making a cluster that would
-# start at the next boot.
+# Debian's packages start what they install: PostgreSQL on 5432 and MariaDB on 3306, the very ports the router wants. Two
+# switches are set for the length of the installation only (both are the administrator's own, so an existing one is left
+# alone): policy-rc.d keeps any service from starting, and create_main_cluster keeps PostgreSQL from making a cluster
+# that would start at the next boot.
 install_packages() {
     local missing=() package
     for package in "$@"; do
@@ -84,11 +91,14 @@ mkdir -p "${no_cluster%/*}"
 printf "create_main_cluster = false\n" > "$no_cluster"
 apt() { timeout 600 apt-get -q -o Acquire::Retries=3 -o DPkg::Lock::Timeout=120 "$@"; }
 apt update || echo "apt-get update failed: using the package lists at hand" >&2
-apt install -y --no-install-recommends "$@"
+apt install -y --no-install-recommends --no-remove "$@"
 # On a machine that boots with systemd an installed service would start at the next boot.
 if [ -d /run/systemd/system ]; then
     for package in "$@"; do
-        case $package in pgbouncer|haproxy) systemctl disable --now "$package" || true ;; esac
+        case $package in
+            pgbouncer|haproxy) systemctl disable --now "$package" || true ;;
+            mariadb-server) systemctl disable --now mariadb || true ;;
+        esac
     done
 fi
 '

@@ -87,7 +87,8 @@ async fn run(config: &Config) -> Result<(), Failure> {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    let data_dir = files::data_dir(&config.data_dir)?;
+    let servers: Vec<_> = config.clusters.iter().map(|c| provide::server_kind(c.engine)).collect();
+    let data_dir = files::data_dir(&config.data_dir, &servers)?;
     let (stop, stopping) = watch::channel(false);
     let shared = Shared {
         config,
@@ -308,7 +309,7 @@ fn bind_all<'a>(
 fn assemble<E: Engine>(section: &ClusterConfig, shared: &Shared<'_>) -> Result<Assembled<E>, Failure> {
     let home = shared.data_dir.join(&section.name);
     files::private_dir(&home)?;
-    admit_server_user(&home).map_err(|error| error.to_string())?;
+    admit_server_user(&home, provide::server_kind(section.engine)).map_err(|error| error.to_string())?;
     let metrics = shared.metrics.cluster(&section.name);
     let fleet = Fleet::new(shared.config.router.max_sessions, E::STOPS_WHEN_EMPTY);
     let login = Arc::new(provide::router_login(section, &shared.secret));

@@ -70,7 +70,8 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct ServeArgs {
-    /// The configuration; without it one PostgreSQL cluster runs on 127.0.0.1:5432
+    /// The configuration; without it a PostgreSQL cluster runs on 127.0.0.1:5432 and a MySQL one on 127.0.0.1:3306, of
+    /// what the machine has
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// What a line of the log looks like

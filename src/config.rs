@@ -149,9 +149,10 @@ pub enum TimeoutAction {
 /// How a forced change ends what blocks it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ForcedChange {
-    /// The original's way: `FATAL 57P01`, and the connection is closed.
+    /// The connection is closed; with PostgreSQL after `FATAL 57P01`, the original's way.
     Close,
-    /// The gentler way: the transaction is aborted with SQLSTATE 40001 and the session is kept.
+    /// The transaction is aborted and the session kept: with SQLSTATE 40001, the gentler way, or with MySQL's error
+    /// 1105, the original's way.
     AbortTransaction,
 }
 
@@ -193,7 +194,8 @@ impl Config {
         sections::read_config(text, path).map_err(|problems| ConfigErrors::new(path, problems))
     }
 
-    /// What `serve` runs with no file at all: one PostgreSQL cluster on 5432, data in `./scalepoint-data`.
+    /// What `serve` runs with no file at all: a PostgreSQL cluster on 5432 and a MySQL one on 3306, data in
+    /// `./scalepoint-data`. Whoever runs it leaves out what the machine has no server programs for.
     pub fn default_embedded() -> Self {
         Self {
             source: None,
@@ -202,7 +204,9 @@ impl Config {
             tls: None,
             acu: AcuConfig::default(),
             router: RouterConfig::default(),
-            clusters: vec![ClusterConfig::with_defaults("postgres", Engine::Postgres)],
+            clusters: [Engine::Postgres, Engine::Mysql]
+                .map(|engine| ClusterConfig::with_defaults(engine.as_str(), engine))
+                .into(),
             warnings: Vec::new(),
         }
     }
@@ -247,7 +251,11 @@ impl ClusterConfig {
             stall_budget: Duration::from_millis(500),
             start_timeout: Duration::from_secs(60),
             stop_timeout: Duration::from_secs(30),
-            forced_change: ForcedChange::Close,
+            forced_change: match engine {
+                Engine::Postgres => ForcedChange::Close,
+                // Its original kept the connection.
+                Engine::Mysql => ForcedChange::AbortTransaction,
+            },
             handover: Handover::Restart,
             master_username: "admin".to_owned(),
             master_password_file: None,

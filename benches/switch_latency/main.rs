@@ -186,6 +186,8 @@ fn print_comparison(turns: &[Turn]) {
     row("bare: first `select 1`", &first);
     row("bare: all clients connected, answered", &all);
     println!("\nratio of medians (target: 1.5 or less)");
-    println!("  felt / bare until all answered      {:.2}", median(&felt) / median(&all));
-    println!("  felt / bare until first `select 1`  {:.2}", median(&felt) / median(&first));
+    println!("  felt / bare until all answered       {:.2}", median(&felt) / median(&all));
+    println!("  felt / bare until first `select 1`   {:.2}", median(&felt) / median(&first));
+    let (open, ready) = (of(&|turn| turn.report.stall_ms as f64), of(&|turn| turn.bare.ready));
+    println!("  gate shut to open / bare until ready {:.2}", median(&open) / median(&ready));
 }

@@ -8,17 +8,19 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use super::Failure;
-use crate::compute::process::admit_server_user;
+use crate::compute::process::{ServerKind, admit_server_user};
 use crate::router::random;
 
 /// A password in a file is not longer than this.
 const MAX_PASSWORD: usize = 1024;
 
-/// Makes the data directory, mode 0700 but for the user that the servers run as, and returns its absolute path.
-pub(super) fn data_dir(path: &Path) -> Result<PathBuf, Failure> {
+/// Makes the data directory, mode 0700 but for the users that the servers run as, and returns its absolute path.
+pub(super) fn data_dir(path: &Path, servers: &[ServerKind]) -> Result<PathBuf, Failure> {
     private_dir(path)?;
     let path = fs::canonicalize(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    admit_server_user(&path).map_err(|error| error.to_string())?;
+    for server in servers {
+        admit_server_user(&path, *server).map_err(|error| error.to_string())?;
+    }
     Ok(path)
 }
 

@@ -7,12 +7,18 @@ use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use super::{Failure, files};
-use crate::compute::process::{ProcessConfig, ProcessProvider};
+use crate::compute::process::mysql::ROUTER_ACCOUNT;
+use crate::compute::process::{ProcessConfig, ProcessProvider, ServerKind};
 use crate::config::{ClusterConfig, Engine};
 use crate::engine::RouterLogin;
 
-/// The account that a MySQL or MariaDB volume is made with for the router itself.
-const ROUTER_ACCOUNT: &str = "scalepoint_router";
+/// Which servers serve an engine.
+pub(super) fn server_kind(engine: Engine) -> ServerKind {
+    match engine {
+        Engine::Postgres => ServerKind::Postgres,
+        Engine::Mysql => ServerKind::MySql,
+    }
+}
 
 /// As whom the router logs in. `secret` outlives restarts of the router, and so does what is made of it.
 pub(super) fn router_login(section: &ClusterConfig, secret: &[u8; 32]) -> RouterLogin {
@@ -61,6 +67,7 @@ pub(super) fn provider(
         server_programs: section.server.clone(),
         master_username: section.master_username.clone(),
         master_password: master_password.to_string(),
+        router_password: login.password.to_string(),
         database_name: section.database_name.clone(),
         parameters: section.parameters.iter().cloned().collect(),
         start_deadline: section.start_timeout,
@@ -68,7 +75,7 @@ pub(super) fn provider(
     };
     let provider = match section.engine {
         Engine::Postgres => ProcessProvider::new(process),
-        Engine::Mysql => ProcessProvider::new(process),
+        Engine::Mysql => ProcessProvider::mysql(process),
     };
     provider.map_err(|error| format!("cluster {}: {error}", section.name))
 }

@@ -20,7 +20,7 @@ const HANDOVERS: &[(&str, Handover)] = &[("restart", Handover::Restart), ("stand
 
 /// What the operator of a parameter group may not set: the provider needs it, or the sockets and files would no
 /// longer be private.
-const GOVERNED: [&str; 12] = [
+const GOVERNED_POSTGRES: [&str; 10] = [
     "config_file",
     "data_directory",
     "external_pid_file",
@@ -31,9 +31,40 @@ const GOVERNED: [&str; 12] = [
     "unix_socket_directories",
     "unix_socket_group",
     "unix_socket_permissions",
-    "datadir",
-    "socket",
 ];
+/// The same, in MySQL's words. `log_bin` and the like are the operator's.
+const GOVERNED_MYSQL: [&str; 23] = [
+    "admin_address",
+    "admin_port",
+    "basedir",
+    "bind_address",
+    "bootstrap",
+    "console",
+    "daemonize",
+    "datadir",
+    "defaults_extra_file",
+    "defaults_file",
+    "defaults_group_suffix",
+    "grant_tables",
+    "init_file",
+    "initialize",
+    "initialize_insecure",
+    "log_error",
+    "mysqlx",
+    "networking",
+    "pid_file",
+    "port",
+    "proxy_protocol_networks",
+    "socket",
+    "user",
+];
+/// With these MySQL means the same option.
+const PREFIXES_MYSQL: [&str; 5] = ["skip_", "disable_", "enable_", "loose_", "maximum_"];
+/// Databases that a server makes for itself.
+const OWN_DATABASES_POSTGRES: [&str; 2] = ["template0", "template1"];
+const OWN_DATABASES_MYSQL: [&str; 4] = ["information_schema", "mysql", "performance_schema", "sys"];
+/// The account that the router makes for itself.
+const ROUTER_ACCOUNT_MYSQL: &str = "scalepointrouter";
 
 /// A cluster with what the checks across clusters need.
 pub(super) struct ReadCluster {
@@ -47,10 +78,11 @@ pub(super) struct ReadCluster {
 /// Reads a section; what is wrong is noted and replaced by the default.
 pub(super) fn read_cluster(section: Section<'_>, base: &Path) -> ReadCluster {
     let name = section.require("name", "a name for the cluster, such as \"orders\"", cluster_name);
-    let engine = section.require("engine", "engine = \"postgres\"", values::one_of(ENGINES));
-    if engine == Some(Engine::Mysql) {
-        section.wrong("engine", "engine mysql is not available yet", Some("use \"postgres\""));
-    }
+    let engine = section.require(
+        "engine",
+        "engine = \"postgres\" or engine = \"mysql\" (MySQL or MariaDB)",
+        values::one_of(ENGINES),
+    );
     let listen = section.read("listen", values::address);
     let listen_is_wrong = listen.is_none() && section.item("listen").is_some();
     let sound = name.is_some() && engine.is_some() && !listen_is_wrong;
@@ -63,7 +95,7 @@ pub(super) fn read_cluster(section: Section<'_>, base: &Path) -> ReadCluster {
     read_scaling(&section, &mut config);
     read_accounts(&section, base, &mut config);
     if let Some(group) = section.table("parameters") {
-        config.parameters = read_parameters(&group);
+        config.parameters = read_parameters(&group, config.engine);
     }
     let (name_line, listen_line) = (section.line_of("name"), section.line_of("listen"));
     section.finish();
@@ -133,14 +165,18 @@ fn read_scaling(section: &Section<'_>, config: &mut ClusterConfig) {
 }
 
 fn read_accounts(section: &Section<'_>, base: &Path, config: &mut ClusterConfig) {
-    let most = if config.engine == Engine::Mysql { 32 } else { 63 };
-    if let Some(user) = section.read("master_username", |item| identifier(item, most)) {
+    let engine = config.engine;
+    let (most_user, most_database, own): (_, _, &[&str]) = match engine {
+        Engine::Postgres => (63, 63, &OWN_DATABASES_POSTGRES),
+        Engine::Mysql => (32, 64, &OWN_DATABASES_MYSQL),
+    };
+    if let Some(user) = section.read("master_username", |item| identifier(item, most_user, engine)) {
         config.master_username = user;
     }
     config.master_password_file = section.read("master_password_file", values::path(base));
     config.database_name = section.read("database_name", |item| {
-        let name = identifier(item, 63)?;
-        if ["template0", "template1"].contains(&name.as_str()) {
+        let name = identifier(item, most_database, engine)?;
+        if own.iter().any(|own| name.eq_ignore_ascii_case(own)) {
             return Err(Wrong::new(format!("{name} is the server's own"), "choose another name"));
         }
         Ok(name)
@@ -153,7 +189,8 @@ fn folder(base: &Path) -> impl FnOnce(&Item) -> Result<std::path::PathBuf, Wrong
         if path.is_dir() {
             return Ok(path);
         }
-        let hint = "name the folder with the server's programs, such as /usr/lib/postgresql/15/bin";
+        let hint =
+            "name the folder with the server's programs, such as /usr/lib/postgresql/15/bin or /usr/sbin";
         Err(Wrong::new(format!("there is no folder {}", path.display()), hint))
     }
 }
@@ -175,7 +212,7 @@ fn cluster_name(item: &Item) -> Result<String, Wrong> {
 }
 
 /// A name that needs no quotes in SQL.
-fn identifier(item: &Item, most: usize) -> Result<String, Wrong> {
+fn identifier(item: &Item, most: usize, engine: Engine) -> Result<String, Wrong> {
     let name = values::text(item)?;
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let first = name.chars().next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
@@ -183,14 +220,18 @@ fn identifier(item: &Item, most: usize) -> Result<String, Wrong> {
         let hint = format!("1 to {most} of a-z, A-Z, 0-9 and _, not a digit first");
         return Err(Wrong::new(format!("`{}` is not a plain name", name.escape_debug()), hint));
     }
-    if name.starts_with("pg_") || ["public", "none"].contains(&name.as_str()) {
-        return Err(Wrong::new(format!("`{name}` is reserved by the server"), "choose another name"));
+    let reserved = match engine {
+        Engine::Postgres => name.starts_with("pg_") || ["public", "none"].contains(&name.as_str()),
+        Engine::Mysql => name == ROUTER_ACCOUNT_MYSQL,
+    };
+    if reserved {
+        return Err(Wrong::new(format!("`{name}` is reserved"), "choose another name"));
     }
     Ok(name)
 }
 
 /// Names and values of the parameter group; `a.b = 1` is the parameter "a.b" of an extension.
-fn read_parameters(group: &Section<'_>) -> Vec<(String, String)> {
+fn read_parameters(group: &Section<'_>, engine: Engine) -> Vec<(String, String)> {
     const MOST: usize = 512;
     let mut found: Vec<(String, String)> = Vec::new();
     let mut flat: Vec<(String, &Item, usize)> = Vec::new();
@@ -203,8 +244,11 @@ fn read_parameters(group: &Section<'_>) -> Vec<(String, String)> {
         }
     }
     for (name, item, line) in flat.into_iter().take(MOST) {
-        let name = name.to_ascii_lowercase();
-        match parameter(&name, item) {
+        let mut name = name.to_ascii_lowercase();
+        if engine == Engine::Mysql {
+            name = name.replace('-', "_");
+        }
+        match parameter(&name, item, engine) {
             Ok(_) if found.iter().any(|(known, _)| *known == name) => {
                 group.note(Problem::new(line, format!("parameter {name} is there twice")));
             }
@@ -219,12 +263,25 @@ fn read_parameters(group: &Section<'_>) -> Vec<(String, String)> {
     found
 }
 
-fn parameter(name: &str, item: &Item) -> Result<String, Wrong> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.';
-    if name.is_empty() || name.len() > 128 || !name.chars().all(plain) {
-        return Err(Wrong::new("is not the name of a parameter", "a-z, 0-9, _ and ."));
+fn is_governed(name: &str, engine: Engine) -> bool {
+    match engine {
+        Engine::Postgres => GOVERNED_POSTGRES.contains(&name),
+        Engine::Mysql => {
+            let mut bare = name;
+            while let Some(rest) = PREFIXES_MYSQL.iter().find_map(|prefix| bare.strip_prefix(prefix)) {
+                bare = rest;
+            }
+            GOVERNED_MYSQL.contains(&bare)
+        }
     }
-    if GOVERNED.contains(&name) {
+}
+
+fn parameter(name: &str, item: &Item, engine: Engine) -> Result<String, Wrong> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    if name.is_empty() || name.len() > 128 || !name.chars().all(plain) {
+        return Err(Wrong::new("is not the name of a parameter", "a-z, 0-9, _, - and ."));
+    }
+    if is_governed(&name.to_ascii_lowercase().replace('-', "_"), engine) {
         return Err(Wrong::new(
             "is governed by Scalepoint",
             "remove it; see `listen`, `server` and `data_dir`",

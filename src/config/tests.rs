@@ -13,6 +13,8 @@ fn errors(text: &str) -> String {
 
 const CLUSTER: &str = "[[cluster]]\nname = \"orders\"\nengine = \"postgres\"\n";
 
+const MYSQL: &str = "[[cluster]]\nname = \"orders\"\nengine = \"mysql\"\n";
+
 #[test]
 fn smallest_file_has_the_defaults() {
     let config = parse(CLUSTER).unwrap();
@@ -75,6 +77,10 @@ fn every_key_is_read() {
         name = "invoices"
         engine = "postgres"
         listen = "[::1]:6432"
+        [[cluster]]
+        name = "stock"
+        engine = "mysql"
+        listen = "[::1]:6433"
     "#;
     let config = Config::parse(text, &folder.path().join("s.toml")).unwrap();
     assert_eq!(config.data_dir, folder.path().join("data"));
@@ -187,6 +193,57 @@ fn one_bad_line() {
 }
 
 #[test]
+fn mysql_has_defaults_of_its_own() {
+    let config = parse(MYSQL).unwrap();
+    let cluster = &config.clusters[0];
+    assert_eq!(*cluster, ClusterConfig::with_defaults("orders", Engine::Mysql));
+    assert_eq!(cluster.listen.to_string(), "127.0.0.1:3306");
+    assert_eq!((cluster.min_capacity, cluster.max_capacity), (1, 16));
+    assert_eq!(cluster.forced_change, ForcedChange::AbortTransaction);
+    assert_eq!(cluster.master_username, "admin");
+    let close = parse(&format!("{MYSQL}forced_change = \"close\"\nmax_capacity = 256\n")).unwrap();
+    assert_eq!(close.clusters[0].forced_change, ForcedChange::Close);
+    assert_eq!(close.clusters[0].max_capacity, 256);
+    let group = "parameters = { Max-Allowed-Packet = 16777216, sql_mode = \"\", log_bin = true }\n";
+    let expected = [("max_allowed_packet", "16777216"), ("sql_mode", ""), ("log_bin", "on")];
+    let parameters = parse(&format!("{MYSQL}{group}")).unwrap().clusters[0].parameters.clone();
+    assert_eq!(parameters, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+}
+
+/// One line added to a good MySQL cluster (line 4), and what the only error must contain.
+#[test]
+fn one_bad_line_for_mysql() {
+    let long = format!("master_username = \"{}\"", "a".repeat(33));
+    let cases = [
+        ("max_capacity = 384", "384 is not a capacity of this engine (hint: the nearest capacity is 256"),
+        ("database_name = \"mysql\"", "the server's own"),
+        ("database_name = \"Sys\"", "the server's own"),
+        ("database_name = \"information_schema\"", "the server's own"),
+        ("database_name = \"performance_schema\"", "the server's own"),
+        ("master_username = \"scalepointrouter\"", "reserved"),
+        (long.as_str(), "not a plain name"),
+        ("parameters = { datadir = \"/tmp\" }", "parameter datadir: is governed by Scalepoint"),
+        ("parameters = { skip-grant-tables = true }", "parameter skip_grant_tables: is governed"),
+        ("parameters = { loose_skip_networking = 0 }", "is governed by Scalepoint"),
+        ("parameters = { max-connections = 1, max_connections = 2 }", "max_connections is there twice"),
+    ];
+    for (line, expected) in cases {
+        let message = errors(&format!("{MYSQL}{line}\n"));
+        assert!(message.contains(expected), "{line}: {message}");
+        assert!(message.starts_with("s.toml:4: ") && message.lines().count() == 1, "{line}: {message}");
+    }
+    // What is the one engine's own is free for the other.
+    for line in
+        ["database_name = \"template1\"", "master_username = \"pg_boss\"", "parameters = { hba_file = 1 }"]
+    {
+        parse(&format!("{MYSQL}{line}\n")).unwrap();
+    }
+    for line in ["database_name = \"sys\"", "parameters = { datadir = 1 }"] {
+        parse(&format!("{CLUSTER}{line}\n")).unwrap();
+    }
+}
+
+#[test]
 fn whole_files_that_are_wrong() {
     let two = |first: &str, second: &str| {
         format!("{CLUSTER}{first}\n[[cluster]]\nname = \"b\"\nengine = \"postgres\"\n{second}\n")
@@ -207,14 +264,8 @@ fn whole_files_that_are_wrong() {
         (format!("{CLUSTER}{CLUSTER}"), "`orders` is the name of the cluster in line 2 too"),
         (two("listen = \"0.0.0.0:5432\"", ""), "overlaps 0.0.0.0:5432 of cluster `orders`"),
         (
-            CLUSTER.to_owned() + &CLUSTER.replace("orders", "b").replace("postgres", "mysql"),
-            "engine mysql is not available yet",
-        ),
-        (
-            CLUSTER.to_owned()
-                + &CLUSTER.replace("orders", "b").replace("postgres", "mysql")
-                + "listen = \"127.0.0.1:5432\"",
-            "is shared with cluster `orders` of engine postgres",
+            CLUSTER.to_owned() + &MYSQL.replace("orders", "b") + "listen = \"127.0.0.1:5432\"",
+            "s.toml:7: listen: 127.0.0.1:5432 is shared with cluster `orders` of engine postgres",
         ),
     ];
     for (text, expected) in cases {
@@ -253,6 +304,8 @@ fn without_a_file() {
     let config = Config::default_embedded();
     assert_eq!(config.clusters[0].listen.to_string(), "127.0.0.1:5432");
     assert_eq!((config.clusters[0].min_capacity, config.clusters[0].max_capacity), (2, 16));
+    assert_eq!((config.clusters[1].name.as_str(), config.clusters[1].engine), ("mysql", Engine::Mysql));
+    assert_eq!(config.clusters[1].listen.to_string(), "127.0.0.1:3306");
 }
 
 proptest::proptest! {

@@ -10,6 +10,7 @@
 use bytes::{Bytes, BytesMut};
 
 pub mod conversation;
+pub mod framing;
 pub mod mysql;
 pub mod obstacle;
 pub mod postgres;
@@ -18,9 +19,10 @@ pub mod tracking;
 pub use conversation::{
     Arrival, CancelClaim, CancelKey, Cause, Dialogue, DialogueError, Greet, Greeting, Refusal, RouterLogin,
 };
+pub use framing::{BadFrame, Framing};
 pub use obstacle::Obstacle;
 pub use tracking::{
-    ClientScan, Directory, Drift, Fate, Intercepted, Loss, LostTransaction, Rest, ServerScan, Tracker,
+    ClientScan, Directory, Doubt, Drift, Fate, Intercepted, Loss, LostTransaction, Rest, ServerScan, Tracker,
     Whereabouts,
 };
 
@@ -101,6 +103,8 @@ pub trait Engine: Sized + Send + Sync + std::fmt::Debug + 'static {
         key: CancelKey,
         out: &mut BytesMut,
     ) -> Self::Tracker;
+    /// What the client's bytes are wrapped in from its welcome on; `None`: nothing.
+    fn framing(startup: &Self::Startup) -> Option<Box<dyn Framing>>;
     /// How many bytes of its cancel secret this client was given.
     fn secret_length(startup: &Self::Startup) -> usize;
     /// What the router must ask in its own name before [`capture`](Engine::capture), because the session's user may
@@ -157,6 +161,19 @@ pub trait Engine: Sized + Send + Sync + std::fmt::Debug + 'static {
     fn set_volatile(name: &str, value: &str) -> Option<String>;
     /// Makes a database that does not exist: whether it does (a row), and how to make it. `name` is a plain identifier.
     fn database_statements(name: &str) -> (String, String);
+    /// An administrative statement that yields the number of the transaction that a backend is in, so that it can be
+    /// asked for after a crash as well; no row or no value: it has none. `None`: this engine has no such numbers.
+    fn transaction_query(_logged_in: &Self::LoggedIn) -> Option<String> {
+        None
+    }
+    /// An administrative statement that yields what became of a transaction.
+    fn outcome_query(_transaction: u64) -> Option<String> {
+        None
+    }
+    /// Reads that: whether it committed; `None`: not decided (yet).
+    fn outcome(_answer: &str) -> Option<bool> {
+        None
+    }
     /// Answers a client whose transaction is gone.
     fn lost_transaction(tracker: &Self::Tracker) -> Self::Lost;
     /// Rolls the open transaction back and ends the request that has failed, if there is one.

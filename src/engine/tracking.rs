@@ -113,6 +113,17 @@ pub enum Intercepted {
     Reauthenticate(Bytes),
 }
 
+/// What is under way is one transaction, and so can be answered once it is known what became of that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Doubt {
+    /// The rest of the answer if it committed; `None`: more than that is lost, and the client must be told `unknown`.
+    pub committed: Option<Bytes>,
+    /// The rest of the answer if it did not.
+    pub aborted: Bytes,
+    /// What the client is told if it cannot be known.
+    pub unknown: Farewell,
+}
+
 /// Watches the bytes of one session go by.
 pub trait Tracker: Send {
     /// Scans what the client sent and was not scanned before, and may change what it clears; what the client may not
@@ -158,6 +169,11 @@ pub trait Tracker: Send {
 
     /// What becomes of the session if its backend is lost now.
     fn fate(&self) -> Fate;
+
+    /// What would have to be known to answer what is under way; `None`: no knowledge helps.
+    fn doubt(&self) -> Option<Doubt> {
+        None
+    }
 
     /// The session starts anew on another backend, at rest.
     fn reattached(&mut self);

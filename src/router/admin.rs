@@ -3,6 +3,7 @@
 //! One task owns the connection. It works only while the gate is open and gives the connection up when the gate shuts,
 //! so that it never delays a hand-over; questions wait meanwhile.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,11 +38,12 @@ enum Ask<E: Engine> {
 /// Asks the database in the router's name.
 pub struct Admin<E: Engine> {
     asks: mpsc::Sender<Ask<E>>,
+    login: Arc<RouterLogin>,
 }
 
 impl<E: Engine> Clone for Admin<E> {
     fn clone(&self) -> Self {
-        Admin { asks: self.asks.clone() }
+        Admin { asks: self.asks.clone(), login: Arc::clone(&self.login) }
     }
 }
 
@@ -72,9 +74,10 @@ impl<E: Engine> Admin<E> {
     /// Starts the task; it ends with the last handle.
     pub fn start(fleet: &Arc<Fleet>, login: Arc<RouterLogin>, hours: Hours) -> Admin<E> {
         let (asks, received) = mpsc::channel(MAX_WAITING);
+        let admin = Admin { asks, login: Arc::clone(&login) };
         let task = Task { gate: fleet.gate(), fleet: Arc::clone(fleet), login, hours, connection: None };
         tokio::spawn(task.run(received));
-        Admin { asks }
+        admin
     }
 
     /// How an account proves itself; `Ok(None)`: there is no such account.
@@ -96,6 +99,16 @@ impl<E: Engine> Admin<E> {
         let (answer, answered) = oneshot::channel();
         self.asks.try_send(Ask::Names(database.to_owned(), answer)).map_err(|_| NotAvailable)?;
         timeout(PATIENCE, answered).await.map_err(|_| NotAvailable)?.map_err(|_| NotAvailable)
+    }
+
+    /// Runs one statement on a connection of its own, wherever the gate stands, and returns its first value: for a
+    /// session that a hold waits for. Dropping it closes the connection.
+    pub async fn value_at(&self, socket: &Path, sql: &str) -> Result<Option<String>, BackendError> {
+        let mut backend =
+            Backend::<E>::connect(socket, E::log_in_as_router(&self.login), &self.login).await?;
+        let rows = backend.converse(E::admin_query(sql, &[])).await?;
+        backend.close();
+        Ok(rows.into_iter().flatten().next().flatten())
     }
 
     /// Runs one statement and returns its rows.

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use crate::engine::{Dialogue, DialogueError, Engine, RouterLogin};
+use crate::engine::{Dialogue, DialogueError, Engine, Obstacle, RouterLogin};
 
 /// How long a backend may take to answer the router itself.
 pub const CONVERSATION: Duration = Duration::from_secs(30);
@@ -48,6 +48,10 @@ pub struct Backend<E: Engine> {
     pub logged_in: E::LoggedIn,
     socket: PathBuf,
     login: Arc<RouterLogin>,
+    /// See [`code_in_libraries`]; when the libraries were last looked at.
+    code: Option<String>,
+    /// What was found then.
+    library_obstacle: Option<Obstacle>,
 }
 
 impl<E: Engine> Backend<E> {
@@ -61,7 +65,15 @@ impl<E: Engine> Backend<E> {
         let mut stream = connected.map_err(|_| BackendError::TooSlow)??;
         let mut input = BytesMut::new();
         let logged_in = converse(&mut stream, &mut input, log_in, CONVERSATION).await?;
-        Ok(Backend { stream, input, logged_in, socket: socket.to_owned(), login: Arc::clone(router) })
+        Ok(Backend {
+            stream,
+            input,
+            logged_in,
+            socket: socket.to_owned(),
+            login: Arc::clone(router),
+            code: None,
+            library_obstacle: None,
+        })
     }
 
     /// Leads a conversation. Not cancel-safe: after a dropped future the connection is of no use.
@@ -95,24 +107,41 @@ impl<E: Engine> Backend<E> {
         self.input.clear();
     }
 
-    /// The shared libraries in the backend's memory; empty where they cannot be read (another user's process, another
-    /// machine).
-    pub fn libraries(&self) -> Vec<String> {
-        use std::io::Read as _;
-        let Some(process) = E::process_id(&self.logged_in) else { return Vec::new() };
-        let path = format!("/proc/{process}/maps");
-        let mut text = String::new();
-        let read =
-            std::fs::File::open(path).and_then(|file| file.take(MAX_MAPS as u64).read_to_string(&mut text));
-        if read.is_err() {
-            return Vec::new();
+    /// What a shared library in the backend's memory keeps the session from being moved for; nothing where they cannot be
+    /// read (another user's process, another machine).
+    pub fn library_obstacle(&mut self) -> Option<Obstacle> {
+        let process = E::process_id(&self.logged_in)?;
+        // A list of all mappings costs the kernel fifteen times as much as their size, and a library brings code.
+        let code = code_in_libraries(process);
+        if code.is_none() || self.code != code {
+            self.code = code;
+            self.library_obstacle = E::library_obstacle(&libraries(process));
         }
-        let mut paths: Vec<String> =
-            text.lines().filter_map(|line| line.find('/').map(|at| line[at..].to_owned())).collect();
-        paths.retain(|path| path.contains(".so"));
-        paths.dedup();
-        paths
+        self.library_obstacle
     }
+}
+
+/// How much executable memory a process has beside its own program, as the kernel prints it.
+fn code_in_libraries(process: u32) -> Option<String> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("VmLib:")).map(|size| size.trim().to_owned())
+}
+
+/// The shared libraries in a process's memory.
+fn libraries(process: u32) -> Vec<String> {
+    use std::io::Read as _;
+    let path = format!("/proc/{process}/maps");
+    let mut text = String::new();
+    let read =
+        std::fs::File::open(path).and_then(|file| file.take(MAX_MAPS as u64).read_to_string(&mut text));
+    if read.is_err() {
+        return Vec::new();
+    }
+    let mut paths: Vec<String> =
+        text.lines().filter_map(|line| line.find('/').map(|at| line[at..].to_owned())).collect();
+    paths.retain(|path| path.contains(".so"));
+    paths.dedup();
+    paths
 }
 
 /// A cancel request under way.

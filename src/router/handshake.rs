@@ -15,7 +15,7 @@ use super::backend::{Backend, BackendError};
 use super::fleet::{ConnectionId, Identity, Membership, Order};
 use super::listener::Door;
 use super::relay::ClientEnd;
-use super::session::{Session, attach, rest::Rest};
+use super::session::{InDoubt, Session, attach, rest::Rest};
 use super::stream::ClientStream;
 use super::{Cluster, random};
 use crate::engine::{Arrival, CancelClaim, DialogueError, Engine, Farewell, Greet, Greeting, Refusal};
@@ -359,6 +359,10 @@ impl<E: Engine> Guest<E> {
         if !matches!(welcomed.await, Ok(Ok(()))) {
             return backend.close();
         }
+        // What the client has sent since its last word of the greeting is wrapped already.
+        if let Some(framing) = E::framing(&self.startup) {
+            self.stream = self.stream.framed(framing, self.input.split());
+        }
         tracing::debug!("session begins");
         let gate = membership.gate();
         let session = Session {
@@ -374,6 +378,7 @@ impl<E: Engine> Guest<E> {
             state: E::State::default(),
             lost: None,
             outlasting: BytesMut::new(),
+            doubt: InDoubt::No,
             rest: Rest::new(era),
             woken: false,
             ended: None,

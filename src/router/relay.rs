@@ -69,7 +69,7 @@ pub struct ClientEnd {
     pub stream: ClientStream,
     /// What it sent.
     pub from: Flow,
-    /// Written, but perhaps still in the TLS layer.
+    /// Written, but perhaps still in a layer of the stream.
     unflushed: bool,
     held: bool,
 }
@@ -166,7 +166,7 @@ impl<E: Engine> Pump<'_, E> {
             let written = nonzero(written).map_err(gone)?;
             consume(&mut self.backend.input, written);
             *self.cleared -= written;
-            self.client.unflushed = self.client.stream.is_encrypted();
+            self.client.unflushed = self.client.stream.holds_back();
             self.metrics.bytes_to_clients.inc_by(written as u64);
             return Ok(true);
         }

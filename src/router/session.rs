@@ -26,11 +26,14 @@ use super::relay::{self, ClientEnd, Event, Manner, Pump, Report};
 use crate::engine::{Admission, Engine, Farewell, Tracker};
 
 pub(super) mod attach;
+mod doubt;
 mod forced;
 mod intercept;
 mod loss;
 mod lost;
 pub(super) mod rest;
+
+pub(in crate::router) use doubt::InDoubt;
 
 /// How long a client may take to read its last message.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -64,6 +67,8 @@ pub struct Session<E: Engine> {
     pub(super) lost: Option<E::Lost>,
     /// What the client did in a lost transaction that its backend does not know of yet.
     pub(super) outlasting: BytesMut,
+    /// What was under way when a change was forced, and whether it is answered.
+    pub(super) doubt: doubt::InDoubt,
     pub(super) rest: rest::Rest,
     /// Another session needs this one to have a backend.
     pub(super) woken: bool,
@@ -130,14 +135,18 @@ impl<E: Engine> Session<E> {
         }
         match signal.phase {
             Phase::Shut { forced: true }
-                if !self.rest.is_parked(signal.round) || self.rest.standing().is_some() =>
+                if !self.doubt.stands_by()
+                    && (!self.rest.is_parked(signal.round) || self.rest.standing().is_some()) =>
             {
                 return self.bring_to_rest(signal).await;
             }
             Phase::Closing if self.tracker.is_quiet() && self.cleared == 0 => {
                 return Err(End::Told(Farewell::ShuttingDown));
             }
-            Phase::Open => self.rest.goes_on(),
+            Phase::Open => {
+                self.rest.goes_on();
+                self.doubt = InDoubt::No;
+            }
             _ => {}
         }
         if self.lost.is_some() {
@@ -157,6 +166,12 @@ impl<E: Engine> Session<E> {
                 Ok(())
             }
             Woken::Relay(Event::Intercept) => self.intercept().await,
+            Woken::Relay(Event::Reported) if self.doubt.stands_by() => {
+                // Answered after all: it comes to rest like any other.
+                self.doubt = InDoubt::No;
+                self.rest.goes_on();
+                Ok(())
+            }
             Woken::Relay(Event::Reported) if signal.phase != Phase::Open => self.at_rest(signal).await,
             Woken::Relay(Event::Reported) if self.rest.survey_due() || self.rest.is_overdue() => {
                 self.look_at_itself().await
@@ -193,6 +208,9 @@ impl<E: Engine> Session<E> {
     }
 
     fn manner(&self, signal: &Signal) -> Manner {
+        if self.doubt.stands_by() {
+            return Manner { admission: Admission::Nothing, report: Report::Answered };
+        }
         let admission = match signal.phase {
             Phase::Open => Admission::All,
             _ => Admission::OpenTransaction,

@@ -140,15 +140,29 @@ class World:
                 $$ BEGIN PERFORM {does}; RETURN NULL; END $$""")
             self.observer.execute(f"""
                 CREATE CONSTRAINT TRIGGER late AFTER INSERT ON {table} DEFERRABLE INITIALLY DEFERRED
-                FOR EACH ROW EXECUTE FUNCTION {table}_does()""")
+                FOR EACH ROW EXECUTE PROCEDURE {table}_does()""")
+        # A statement that no cancel request ends.
+        self.observer.execute("CREATE TABLE stubborn (what text)")
+        self.observer.execute("""
+            CREATE FUNCTION stubborn_does() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                LOOP BEGIN PERFORM pg_sleep(600); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP;
+            END $$""")
+        self.observer.execute(
+            "CREATE TRIGGER runs AFTER INSERT ON stubborn FOR EACH ROW EXECUTE PROCEDURE stubborn_does()"
+        )
+        self.observer.execute("""
+            CREATE FUNCTION stubborn_loop() RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+                LOOP BEGIN PERFORM pg_sleep(600); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP;
+            END $$""")
         self.wires = []
         self.loop = asyncio.new_event_loop()
         self.looping = threading.Thread(target=self.loop.run_forever, daemon=True)
         self.looping.start()
 
-    def wire(self):
+    def wire(self, **parameters):
         server = self.server
-        wire = Wire(host="127.0.0.1", port=server.port, user="master", password=server.password, dbname=server.database)
+        login = {"user": "master", "password": server.password, "dbname": server.database}
+        wire = Wire(host="127.0.0.1", port=server.port, **login, **parameters)
         self.wires.append(wire)
         return wire
 
@@ -196,6 +210,12 @@ class Cast:
 
     def __init__(self):
         self.cases = {}
+
+    def only(self, *names):
+        """A smaller cast."""
+        cast = Cast()
+        cast.cases = {name: self.cases[name] for name in names}
+        return cast
 
     def case(self, function):
         name = function.__name__

@@ -15,6 +15,7 @@ import psycopg
 import pytest
 from conftest import Server, server_folder, serving, wait_until
 from psycopg.pq import TransactionStatus
+from rawpg import Raw
 
 ROUNDS = 12
 
@@ -204,9 +205,8 @@ def test_the_database_killed_at_any_moment_of_a_change(serve):
     clean_log(server)
 
 
-@pytest.fixture(scope="module")
-def shared(serve_module):
-    server = serve_module("15", cluster="start_timeout_seconds = 3\nstop_timeout_seconds = 3")
+def shared_server(serve_module, version):
+    server = serve_module(version, cluster="start_timeout_seconds = 3\nstop_timeout_seconds = 3")
     with server.connect() as connection:
         connection.execute("CREATE TABLE t (id int, note text)")
         # A COMMIT that takes as long as a test needs.
@@ -216,9 +216,19 @@ def shared(serve_module):
         )
         connection.execute(
             "CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON slow DEFERRABLE INITIALLY DEFERRED"
-            " FOR EACH ROW EXECUTE FUNCTION wait()"
+            " FOR EACH ROW EXECUTE PROCEDURE wait()"
         )
     return server
+
+
+@pytest.fixture(scope="module")
+def shared(serve_module):
+    return shared_server(serve_module, "15")
+
+
+@pytest.fixture(scope="module", params=["10", "15", "18"])
+def of_version(request, serve_module):
+    return shared_server(serve_module, request.param)
 
 
 def settle(server):
@@ -255,6 +265,11 @@ class Rich:
         self.connection.close()
 
 
+def raw(server):
+    login = {"user": "master", "password": server.password, "dbname": server.database}
+    return Raw(host="127.0.0.1", port=server.port, **login)
+
+
 def process_of(connection):
     return connection.execute("SELECT pg_backend_pid()").fetchone()[0]
 
@@ -269,7 +284,8 @@ def kill_one_process(_server, process):
 
 
 @pytest.mark.parametrize("kill", [kill_postmaster, kill_one_process])
-def test_sessions_outlive_a_crash_of_their_database(shared, kill):
+def test_sessions_outlive_a_crash_of_their_database(of_version, kill):
+    shared = of_version
     rich = Rich(shared, len(kill.__name__))
     plain = shared.connect()
     process = process_of(plain)
@@ -321,6 +337,47 @@ def test_sessions_outlive_a_crash_of_their_database(shared, kill):
     wait_until(lambda: shared.status()["state"] == "available", "available")
     one_writer(shared)
     clean_log(shared)
+
+
+def test_a_statement_whose_result_has_changed_says_so_after_a_crash(of_version):
+    with of_version.connect() as other:
+        other.execute("CREATE TABLE IF NOT EXISTS changing (a int)")
+        session = of_version.connect()
+        session.execute("PREPARE drifts (int) AS SELECT * FROM changing WHERE a > $1")
+        settle(of_version)
+        other.execute("ALTER TABLE changing ADD COLUMN b int")
+    for _ in range(2):
+        before = of_version.status()["backend_pid"]
+        kill_postmaster(of_version)
+        wait_until(lambda: of_version.status()["backend_pid"] not in (None, before), "another database")
+        with pytest.raises(psycopg.errors.FeatureNotSupported, match="cached plan must not") as caught:
+            session.execute("EXECUTE drifts (1)")
+        # By this some drivers know that they must prepare it again.
+        assert caught.value.diag.source_function == "RevalidateCachedQuery"
+        settle(of_version)
+        # As it would without a crash.
+        assert [row["obstacle"] for row in of_version.sessions()] == [None]
+    session.execute("DEALLOCATE drifts")
+    session.execute("PREPARE drifts AS SELECT * FROM changing")
+    session.execute("EXECUTE drifts")
+    session.close()
+
+
+@pytest.mark.parametrize("ending", ["sync", "flush"])
+def test_the_unnamed_statement_after_a_crash_is_the_latest(shared, ending):
+    session = raw(shared)
+    session.prepare("", "SELECT 1")
+    settle(shared)
+    session.parse("", "SELECT 2")
+    getattr(session, ending)()
+    assert session.read()[0] == "1"
+    if ending == "sync":
+        assert session.read() == ("Z", b"I")
+    before = shared.status()["backend_pid"]
+    kill_postmaster(shared)
+    wait_until(lambda: shared.status()["backend_pid"] not in (None, before), "another database")
+    assert session.run("") == [(b"2",)]
+    session.close()
 
 
 def test_a_crash_after_a_change_is_told_as_any_other(shared):

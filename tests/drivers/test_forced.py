@@ -3,6 +3,9 @@
 No lost COMMIT is ever believed: whatever a client takes for committed is there afterwards, and nothing else.
 """
 
+import contextlib
+import os
+import signal
 import threading
 
 import asyncpg
@@ -32,6 +35,7 @@ from forced_cases import (
     Play,
     World,
     bind,
+    error,
     extended,
     message,
     parse,
@@ -590,22 +594,92 @@ GENTLE.add("without Sync in a transaction", without_sync(["BEGIN"], FATAL40003, 
 CLOSE.add("without Sync", without_sync([], FATAL57P01, ZI))
 
 
-def commit_in_flight(farewell):
+# What is not answered: the next server knows what became of it.
+
+
+def unanswered(sql, *answers, fate, opening=(), request=query):
+    """The old server undoes it when it stops."""
+
     def case(world, name):
         wire = world.wire()
-        wire.done("BEGIN")
-        wire.done("INSERT INTO slow VALUES ('lost')")
-        wire.send(query(f"COMMIT /* {name} */"))
+        for earlier in opening:
+            wire.done(earlier)
+        wire.send(request(sql.format(mark=f"/* {name} */")))
         world.until_running(name)
-        yield "closed"
-        wire.expect(farewell)
-        wire.over()
+        yield fate
+        wire.expect(*answers)
+        if fate == "closed":
+            wire.over()
+        else:
+            world.goes_on(wire, name)
 
     return case
 
 
-GENTLE.add("commit in flight", commit_in_flight(FATAL08007))
-CLOSE.add("commit in flight", commit_in_flight(FATAL57P01))
+SLOW = ["BEGIN", "INSERT INTO slow VALUES ('lost')"]
+GENTLE.add("commit in flight", unanswered("COMMIT {mark}", E40001, ZI, opening=SLOW, fate="aborted"))
+GENTLE.add(
+    "commit in flight, extended",
+    unanswered("COMMIT {mark}", E40001, ZI, opening=SLOW, fate="aborted", request=extended),
+)
+GENTLE.add(
+    "commit in flight and a statement behind it",
+    unanswered("COMMIT {mark}; SELECT 1", FATAL08007, opening=SLOW, fate="closed"),
+)
+GENTLE.add(
+    "commit in flight of a table that dies",
+    unanswered(
+        "COMMIT {mark}",
+        E40001,
+        ZI,
+        error(
+            "FATAL",
+            "57P01",
+            "terminating connection: session state was lost with the server: it had changed since it was last looked at",
+        ),
+        opening=["BEGIN", "CREATE TEMP TABLE own (a int)", "INSERT INTO slow VALUES ('lost')"],
+        fate="closed",
+    ),
+)
+CLOSE.add("commit in flight", unanswered("COMMIT {mark}", FATAL57P01, opening=SLOW, fate="closed"))
+GENTLE.add(
+    "statement that is not to be cancelled",
+    unanswered("INSERT INTO stubborn VALUES ('lost') {mark}", E40001, ZI, fate="aborted"),
+)
+GENTLE.add(
+    "statement that has touched nothing yet",
+    unanswered("SELECT stubborn_loop() {mark}", FATAL40003, fate="closed"),
+)
+GENTLE.add(
+    "procedure that is not to be cancelled",
+    unanswered(
+        "DO $$ BEGIN INSERT INTO stubborn VALUES ('lost'); END $$ {mark}", FATAL40003, fate="closed"
+    ),
+)
+
+
+def commit_that_is_on_disk(request):
+    """It waits for a standby that there is not; when its server stops, it waits no longer, and has committed."""
+
+    def case(world, name):
+        wire = world.wire(synchronous_commit="on")
+        wire.done("BEGIN")
+        wire.done(f"INSERT INTO believed VALUES ('{name}, earlier')")
+        wire.send(request(f"COMMIT /* {name} */"))
+        world.until_running(name)
+        yield "carried"
+        # The server may have had the time to warn.
+        found = [kind for kind in wire.kinds_until_ready() if kind != "01000"]
+        assert found == (["C", "ZI"] if request is query else ["1", "2", "n", "C", "ZI"])
+        world.keep(f"{name}, earlier")
+        wire.done("SET synchronous_commit = local")
+        world.goes_on(wire, name)
+
+    return case
+
+
+GENTLE.add("commit that is on disk", commit_that_is_on_disk(query))
+GENTLE.add("commit that is on disk, extended", commit_that_is_on_disk(extended))
 
 
 def commit_that_ends_in_time(world, name):
@@ -901,6 +975,16 @@ def asyncpg_running(world, name):
     asyncpg_goes_on(world, connection, name)
 
 
+@GENTLE.case
+def asyncpg_prepared(world, name):
+    """It ends with a Flush, and nothing is begun with that."""
+    connection = world.run(asyncpg_connect(world.server))
+    statement = world.run(connection.prepare("SELECT $1::int + 1"))
+    yield "carried"
+    assert world.run(statement.fetchval(41)) == 42
+    asyncpg_goes_on(world, connection, name)
+
+
 @CLOSE.case
 def asyncpg_is_closed(world, name):
     connection, transaction = asyncpg_in_transaction(world, name)
@@ -913,8 +997,10 @@ def asyncpg_is_closed(world, name):
 # The performances
 
 
-def perform(serve_module, forced_change, cast):
-    server = serve_module("15", cluster=f'forced_change = "{forced_change}"')
+def perform(serve_module, forced_change, cast, version="15"):
+    # Only who asks for it waits for a standby.
+    parameters = {"synchronous_standby_names": "nobody", "synchronous_commit": "local"}
+    server = serve_module(version, cluster=f'forced_change = "{forced_change}"', parameters=parameters)
     return Play(server, cast)
 
 
@@ -923,6 +1009,62 @@ def gentle(serve_module):
     play = perform(serve_module, "abort_transaction", GENTLE)
     yield play
     play.world.close()
+
+
+# What hangs on the server's own behaviour, for the oldest and the newest version.
+OF_THE_SERVER = [
+    "lost, COMMIT",
+    "lost, prepared COMMIT",
+    "really_failed_and_revived",
+    "prepared_in_the_lost_transaction",
+    "advisory_lock_and_a_lost_commit",
+    "notification_that_waited_for_the_end",
+    "running, extended",
+    "running in a transaction",
+    "pipeline",
+    "copy_in",
+    "extended copy in in a transaction",
+    "failed before Sync in a transaction",
+    "copy_out",
+    "temporary table",
+    "temporary_table_of_the_lost_transaction",
+    "without Sync in a transaction",
+    "commit in flight",
+    "commit in flight, extended",
+    "commit in flight and a statement behind it",
+    "commit that is on disk",
+    "commit that is on disk, extended",
+    "commit_that_ends_in_time",
+    "statement that is not to be cancelled",
+    "idle",
+    "psycopg_commit",
+    "asyncpg_commit",
+    "asyncpg_prepared",
+]
+
+
+@pytest.fixture(scope="module", params=["10", "18"])
+def version(request, serve_module):
+    play = perform(serve_module, "abort_transaction", GENTLE.only(*OF_THE_SERVER), request.param)
+    yield play
+    play.world.close()
+
+
+def test_other_versions(version):
+    failed = {}
+    for name in version.running:
+        try:
+            version.end(name)
+        except (Exception, pytest.fail.Exception) as error:
+            failed[name] = error
+    assert not failed
+    sessions = version.report["sessions"]
+    fates = list(version.fates.values())
+    # Besides: who watches, and who holds what a COMMIT waits for.
+    assert sessions["carried"] == fates.count("carried") + 1
+    assert sessions["aborted"] == fates.count("aborted") + 1
+    assert sessions["closed"] == fates.count("closed")
+    check_belief(version)
 
 
 @pytest.fixture(scope="module")
@@ -958,7 +1100,7 @@ def check_belief(play):
     """What somebody takes for committed is there, and nothing else."""
     found = play.world.observer.execute("SELECT what FROM believed").fetchall()
     assert sorted(what for (what,) in found) == sorted(play.world.kept)
-    assert play.world.observer.execute("SELECT what FROM slow").fetchall() == []
+    assert play.world.observer.execute("SELECT what FROM slow UNION SELECT what FROM stubborn").fetchall() == []
 
 
 def test_gentle_report(gentle):
@@ -1026,6 +1168,30 @@ def test_rolled_back_change_is_not_noticed(serve):
     left = "SELECT pid FROM pg_stat_activity WHERE client_port = -1 ORDER BY 1"
     assert world.observer.execute(left).fetchall() == pids
     assert world.observer.execute("SELECT what FROM believed").fetchall() == [("open",)]
+    world.close()
+
+
+def test_commit_of_a_server_that_is_killed(serve):
+    """Its process hangs, so the server does not stop and is killed. Recovery decides, and the truth is told."""
+    server = serve("15", cluster='stop_timeout_seconds = 2\nforced_change = "abort_transaction"')
+    world = World(server)
+    wire = world.wire()
+    wire.done("BEGIN")
+    wire.done("INSERT INTO slow VALUES ('lost')")
+    mark = "COMMIT /* hangs */"
+    wire.send(query(mark))
+    world.until_running("hangs")
+    ((pid,),) = world.observer.execute("SELECT pid FROM pg_stat_activity WHERE query = %s", [mark]).fetchall()
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        report = server.scale(4, seconds=10, action="force")
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+    assert (report["outcome"], report["sessions"]) == ("forced", {"carried": 1, "aborted": 1, "closed": 0})
+    wire.expect(E40001, ZI)
+    world.goes_on(wire, "afterwards")
+    assert world.observer.execute("SELECT what FROM slow").fetchall() == []
     world.close()
 
 

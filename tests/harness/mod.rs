@@ -19,6 +19,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
+pub mod mysql;
 pub mod storm;
 pub mod tls_client;
 
@@ -36,14 +37,15 @@ memory = "1GiB"
 shutdown_grace_seconds = 3
 "#;
 
-/// A `[[cluster]]` section; `more` is added to it.
+/// What every cluster of a test says.
+const COMMON: &str =
+    "listen = \"127.0.0.1:0\"\nmin_capacity = 2\nmax_capacity = 16\ndatabase_name = \"app\"\n";
+
+/// A `[[cluster]]` section of PostgreSQL; `more` is added to it.
 pub fn cluster(name: &str, more: &str) -> String {
     let server =
         std::env::var("SCALEPOINT_PG_BIN").map(|bin| format!("server = \"{bin}\"\n")).unwrap_or_default();
-    format!(
-        "[[cluster]]\nname = \"{name}\"\nengine = \"postgres\"\nlisten = \"127.0.0.1:0\"\n{server}\
-         min_capacity = 2\nmax_capacity = 16\ndatabase_name = \"app\"\n{more}\n"
-    )
+    format!("[[cluster]]\nname = \"{name}\"\nengine = \"postgres\"\n{server}{COMMON}{more}\n")
 }
 
 /// The program that is tested.
@@ -142,7 +144,7 @@ impl Server {
             match line.split_whitespace().collect::<Vec<_>>()[..] {
                 ["ready"] => break,
                 ["admin", url] => server.admin = url.trim_start_matches("http://").parse().unwrap(),
-                ["postgres", address, ..] => {
+                ["postgres" | "mysql", address, ..] => {
                     let names = line.split_whitespace().skip(2).collect::<Vec<_>>().join(" ");
                     server.endpoints.push((address.parse().unwrap(), names));
                 }

@@ -7,8 +7,10 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use tokio::task::JoinHandle;
 
 /// Microseconds per CPU accounting period (the kernel's default).
 const PERIOD_US: u64 = 100_000;
@@ -67,6 +69,10 @@ pub(super) struct Cgroup {
     seats: Vec<Seat>,
     limitations: Vec<String>,
     wanted: Mutex<Limits>,
+    /// Memory of a server that is gone counts until it is freed.
+    freeing: Mutex<Option<JoinHandle<()>>>,
+    /// Limits that are about to be set.
+    enforcing: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Cgroup {
@@ -85,7 +91,13 @@ impl Cgroup {
                 )),
             }
         }
-        Self { seats, limitations, wanted: Mutex::default() }
+        Self {
+            seats,
+            limitations,
+            wanted: Mutex::default(),
+            freeing: Mutex::default(),
+            enforcing: Mutex::default(),
+        }
     }
 
     /// What cannot be enforced on this machine.
@@ -108,14 +120,35 @@ impl Cgroup {
         folders.iter().filter_map(open).collect()
     }
 
-    /// Lifts all limits.
+    /// Lifts all limits, also those that are still to be set.
     pub(super) fn lift(&self) {
+        if let Some(enforcing) = hold(&self.enforcing).take() {
+            enforcing.abort();
+        }
         self.set(Limits::default());
     }
 
+    /// The next limits come after this: memory that is being freed could exceed them, and an exhausted limit kills.
+    pub(super) fn wait_for(&self, freeing: JoinHandle<()>) {
+        *hold(&self.freeing) = Some(freeing);
+    }
+
+    /// Sets limits, in the background.
+    pub(super) fn enforce(self: &Arc<Self>, limits: Limits) {
+        let freeing = hold(&self.freeing).take();
+        let cgroup = Arc::clone(self);
+        let enforcing = tokio::spawn(async move {
+            if let Some(freeing) = freeing {
+                let _freed = freeing.await;
+            }
+            let _set = tokio::task::spawn_blocking(move || cgroup.set(limits)).await;
+        });
+        *hold(&self.enforcing) = Some(enforcing);
+    }
+
     /// Sets limits, now. May take a while (page cache is reclaimed): not for a thread of the runtime.
-    pub(super) fn set(&self, limits: Limits) {
-        let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+    fn set(&self, limits: Limits) {
+        let mut wanted = hold(&self.wanted);
         if *wanted == limits {
             return;
         }
@@ -130,12 +163,16 @@ impl Cgroup {
     /// Removes the folders if nothing runs in them; says whether they are gone. A process that has exited but was not
     /// reaped yet (its new parent may be slow) still holds them.
     pub(super) fn remove(&self) -> bool {
-        *self.wanted.lock().unwrap_or_else(PoisonError::into_inner) = Limits::default();
+        *hold(&self.wanted) = Limits::default();
         self.seats.iter().fold(true, |gone, seat| {
             let removed = fs::remove_dir(&seat.folder);
             gone && removed.map_or_else(|error| error.kind() == io::ErrorKind::NotFound, |()| true)
         })
     }
+}
+
+fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Cgroup {
@@ -270,6 +307,38 @@ mod tests {
         assert_eq!(memory_limit(256 * MIB, Some(64 * MIB)), Some(320 * MIB));
         assert_eq!(memory_limit(1024 * MIB, Some(1024 * MIB)), Some(1280 * MIB));
         assert_eq!(memory_limit(1024 * MIB, None), None);
+    }
+
+    #[tokio::test]
+    async fn limits_wait_for_memory_that_is_being_freed() {
+        let cgroup = Arc::new(Cgroup {
+            seats: Vec::new(),
+            limitations: Vec::new(),
+            wanted: Mutex::default(),
+            freeing: Mutex::default(),
+            enforcing: Mutex::default(),
+        });
+        let wanted = |cgroup: &Cgroup| *hold(&cgroup.wanted);
+        let limits = Limits { cpu_cores: Some(1.0), memory_bytes: None };
+        // Replaced before it was freed: its limits never come.
+        let (free, freed) = tokio::sync::oneshot::channel::<()>();
+        cgroup.wait_for(tokio::spawn(async { drop(freed.await) }));
+        cgroup.enforce(limits);
+        let first = hold(&cgroup.enforcing).take().unwrap();
+        assert!(!first.is_finished());
+        *hold(&cgroup.enforcing) = Some(first);
+        cgroup.lift();
+        drop(free);
+        // Freed: they come.
+        let (free, freed) = tokio::sync::oneshot::channel::<()>();
+        cgroup.wait_for(tokio::spawn(async { drop(freed.await) }));
+        cgroup.enforce(limits);
+        let second = hold(&cgroup.enforcing).take().unwrap();
+        tokio::task::yield_now().await;
+        assert_eq!(wanted(&cgroup), Limits::default());
+        drop(free);
+        second.await.unwrap();
+        assert_eq!(wanted(&cgroup), limits);
     }
 
     #[test]

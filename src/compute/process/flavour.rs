@@ -22,6 +22,13 @@ pub struct Site {
     pub user: Option<OsUser>,
 }
 
+impl Site {
+    /// A file or folder of the cluster that lies beside its volume.
+    pub(super) fn beside_volume(&self, name: &str) -> PathBuf {
+        self.volume.parent().unwrap_or(Path::new("/")).join(name)
+    }
+}
+
 /// One kind of server.
 #[async_trait]
 pub(super) trait Flavour: Send + Sync {
@@ -36,10 +43,15 @@ pub(super) trait Flavour: Send + Sync {
     fn has_data(&self, volume: &Path) -> bool;
 
     /// Refuses a volume that this version cannot serve, and puts right what the router depends on.
-    fn accept_volume(&self, site: &Site, version: &str) -> Result<(), ComputeError>;
+    async fn accept_volume(&self, site: &Site, version: &str) -> Result<(), ComputeError>;
 
     /// The server's program and its arguments for these resources.
     fn server(&self, site: &Site, resources: &Resources) -> (PathBuf, Vec<OsString>);
+
+    /// Variables that the server's programs need.
+    fn environment(&self) -> Vec<(String, OsString)> {
+        Vec::new()
+    }
 
     /// How many ordinary connections that server takes at once; `None`: not known.
     fn places(&self, resources: &Resources) -> Option<u64>;

@@ -10,15 +10,15 @@
 //!
 //! The swap is a stop and a start, so both are as short as the server allows: a signal instead of a tool that polls,
 //! the exit seen through a pidfd, readiness told by the server, limits lifted meanwhile, and everything that needs no
-//! free volume done before the stop: the new process exists already, in its cgroup, and only waits to exec (`fork`). A checkpoint just before `hand_over` (in SQL, so not from here)
-//! halves the stop.
+//! free volume done before the stop: the new process exists already, in its cgroup, and only waits to exec (`fork`). What
+//! needs no order is done at the same time: the old server's memory is freed while the new one starts (`shared_memory`).
+//! A checkpoint just before `hand_over` (in SQL, so not from here) halves the stop.
 //!
 //! The order in reading: `start` (one start) and `orphan` (every stop) rest on `fork`, `pidfd` and `readiness`;
-//! `flavour` is what differs between servers, `postgres` the first of them.
+//! `flavour` is what differs between servers: `postgres`, and `mysql` for MariaDB and the MySQLs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -30,13 +30,13 @@ use zeroize::Zeroizing;
 use self::cgroup::{Cgroup, Limits};
 use self::flavour::{Flavour, Site};
 use self::fork::Process;
-use self::os_user::OsUser;
-use self::postgres::Postgres;
+use self::shared_memory::SharedMemory;
 use self::start::Staged;
-use self::volume::{Claim, usable_path};
+use self::volume::Claim;
 use super::{ComputeError, ComputeProvider, HandOver, HandOverTimes, Instance, Resources};
 
 mod cgroup;
+mod config;
 mod flavour;
 #[expect(
     unsafe_code,
@@ -44,6 +44,7 @@ mod flavour;
 )]
 mod fork;
 mod log_file;
+pub mod mysql;
 mod orphan;
 #[expect(
     unsafe_code,
@@ -58,6 +59,8 @@ mod pidfd;
 pub mod postgres;
 mod private_dir;
 mod readiness;
+mod secret_file;
+mod shared_memory;
 #[expect(
     unsafe_code,
     reason = "system calls around fork and exec have no safe wrapper; each block says why it is sound"
@@ -69,38 +72,11 @@ mod volume;
 #[cfg(test)]
 mod tests;
 
-/// The default for [`ProcessConfig::start_deadline`].
-pub const START_DEADLINE: Duration = Duration::from_secs(60);
-/// The default for [`ProcessConfig::stop_deadline`].
-pub const STOP_DEADLINE: Duration = Duration::from_secs(30);
+pub use self::config::{ProcessConfig, START_DEADLINE, STOP_DEADLINE, ServerKind, admit_server_user};
 
 /// How often, and how long apart, the removal of a cgroup is tried.
 const CGROUP_REMOVALS: u32 = 20;
 const CGROUP_REMOVAL_PAUSE: Duration = Duration::from_millis(25);
-
-/// One cluster's database on this machine. No `Debug`: it carries a password.
-pub struct ProcessConfig {
-    /// The cluster's name.
-    pub cluster: String,
-    /// The data directory. Beside it: `<volume>.lock`, and `log/` for the server's log.
-    pub volume: PathBuf,
-    /// The folder for the private sockets; replaced by a short one when it is too deep for a socket's path.
-    pub run_dir: PathBuf,
-    /// The folder with the server's programs; `None`: the newest that the machine has.
-    pub server_programs: Option<PathBuf>,
-    /// The superuser made with the volume.
-    pub master_username: String,
-    /// Its password; needed only when the volume is made, erased after that.
-    pub master_password: String,
-    /// The database that is to exist. It is made in SQL, by whoever can speak it.
-    pub database_name: Option<String>,
-    /// The operator's own server parameters; they win over those that capacity governs.
-    pub parameters: BTreeMap<String, String>,
-    /// How long a start may take (see [`START_DEADLINE`]).
-    pub start_deadline: Duration,
-    /// How long a clean stop may take in a hand-over, before force (see [`STOP_DEADLINE`]).
-    pub stop_deadline: Duration,
-}
 
 /// Runs one cluster's database as a child process. Dropping it does *not* stop the database (`stop` does); a later
 /// provider on the same volume finds it.
@@ -122,40 +98,6 @@ pub struct ProcessProvider {
 }
 
 impl ProcessProvider {
-    /// A provider for PostgreSQL. Finds the programs and checks the settings; touches neither volume nor processes.
-    ///
-    /// # Errors
-    /// `MissingServer` (with the package to install), or `Configuration` for a setting that cannot work.
-    pub fn new(config: ProcessConfig) -> Result<Self, ComputeError> {
-        let password = Zeroizing::new(config.master_password);
-        let volume = usable_path("volume", &config.volume)?;
-        let run_dir = usable_path("run_dir", &config.run_dir)?;
-        if config.cluster.contains('\0') {
-            return Err(ComputeError::Configuration("the cluster's name contains a zero byte".to_owned()));
-        }
-        let parameters = postgres::parameters(config.parameters)?;
-        let major = postgres::programs::volume_major(&volume);
-        let programs = postgres::programs::find(config.server_programs.as_deref(), major)?;
-        let flavour = Postgres::new(programs, parameters, config.master_username)?;
-        let run_dir = private_dir::choose(&run_dir, flavour.socket_name(), &volume);
-        let user = OsUser::for_server(&postgres::OS_USERS)?;
-        let cgroup = Cgroup::create(&format!("scalepoint-{}", private_dir::fingerprint(&volume)));
-        Ok(Self {
-            site: Site { cluster: config.cluster, volume, run_dir, user },
-            flavour: Box::new(flavour),
-            cgroup: Arc::new(cgroup),
-            version: OnceCell::new(),
-            password: Mutex::new(Some(password)),
-            claim: OnceCell::new(),
-            running: Mutex::new(None),
-            prepared: Mutex::new(None),
-            turn: Semaphore::new(1),
-            remarks: Mutex::default(),
-            start_deadline: config.start_deadline,
-            stop_deadline: config.stop_deadline,
-        })
-    }
-
     fn take_turn(&self) -> Result<SemaphorePermit<'_>, ComputeError> {
         self.turn.try_acquire().map_err(|_| self.refused("another operation on it is under way"))
     }
@@ -258,8 +200,7 @@ impl ProcessProvider {
             self.remarks.lock().unwrap_or_else(PoisonError::into_inner).insert(remark);
         }
         let limits = Limits { cpu_cores: Some(resources.cpu_cores), memory_bytes };
-        let cgroup = Arc::clone(&self.cgroup);
-        tokio::task::spawn_blocking(move || cgroup.set(limits));
+        self.cgroup.enforce(limits);
     }
 
     /// The old capacity again, after `failure` of the new one.
@@ -281,7 +222,7 @@ impl ComputeProvider for ProcessProvider {
         private_dir::ensure(&site.run_dir, site.user.as_ref())?;
         volume::check_reach(site, &site.run_dir).await?;
         self.halt(self.stop_deadline).await?;
-        for leftover in stale_notify_sockets(&site.run_dir) {
+        for leftover in readiness::stale_sockets(&site.run_dir) {
             let _ = fs::remove_file(leftover);
         }
         let password = self.password.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -289,7 +230,7 @@ impl ComputeProvider for ProcessProvider {
         volume::create_if_absent(site, self.flavour.as_ref(), &password).await?;
         volume::settle_owner(site)?;
         volume::check_reach(site, &site.volume).await?;
-        self.flavour.accept_volume(site, version)?;
+        self.flavour.accept_volume(site, version).await?;
         *self.password.lock().unwrap_or_else(PoisonError::into_inner) = None;
         Ok(())
     }
@@ -345,7 +286,9 @@ impl ComputeProvider for ProcessProvider {
             }
         };
         let stopping = Instant::now();
+        let memory = SharedMemory::of(old.pid);
         self.halt(self.stop_deadline).await?;
+        self.cgroup.wait_for(memory.free());
         let starting = Instant::now();
         let outcome = match self.start(staged, to).await {
             Ok(instance) => HandOver::Moved(instance),
@@ -380,19 +323,4 @@ impl ComputeProvider for ProcessProvider {
         let remarks = self.remarks.lock().unwrap_or_else(PoisonError::into_inner);
         self.cgroup.limitations().iter().chain(remarks.iter()).cloned().collect()
     }
-}
-
-/// Lets the user that servers run as pass through a folder that only the router should see (0710, its group). Does
-/// nothing when the router is not root. For the folders above a volume.
-///
-/// # Errors
-/// `MissingServer` when there is no such user, `Io` when the system refuses.
-pub fn admit_server_user(folder: &Path) -> Result<(), ComputeError> {
-    os_user::admit_server_user(folder, &postgres::OS_USERS)
-}
-
-fn stale_notify_sockets(run_dir: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(run_dir).into_iter().flatten().flatten();
-    let ours = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("notify."));
-    ours.map(|entry| entry.path()).collect()
 }

@@ -105,16 +105,23 @@ impl OsUser {
 }
 
 /// Lets the server's user pass through a folder of ours that others may not see: when we are root, the folder's group
-/// becomes that user's and gets the right to pass (0710), nothing else. Does nothing when we are not root.
+/// becomes that user's and gets the right to pass (0710). A folder that a group may pass already is some other server's
+/// way too; then everybody may pass (not look). Does nothing when we are not root.
 pub(super) fn admit_server_user(folder: &Path, candidates: &[&str]) -> Result<(), ComputeError> {
     let Some(user) = OsUser::for_server(candidates)? else { return Ok(()) };
     let failed = |source| ComputeError::Io {
         what: format!("letting {} into {}", user.name, folder.display()),
         source,
     };
-    if user.barred_by(folder).as_deref() == Some(folder) {
-        std::os::unix::fs::chown(folder, None, Some(user.gid)).map_err(failed)?;
-        fs::set_permissions(folder, fs::Permissions::from_mode(0o710)).map_err(failed)?;
+    if user.barred_by(folder).as_deref() != Some(folder) {
+        return Ok(());
     }
-    Ok(())
+    let mode = fs::metadata(folder).map_err(failed)?.permissions().mode();
+    let wanted = if mode & 0o010 != 0 {
+        mode | 0o001
+    } else {
+        std::os::unix::fs::chown(folder, None, Some(user.gid)).map_err(failed)?;
+        0o710
+    };
+    fs::set_permissions(folder, fs::Permissions::from_mode(wanted)).map_err(failed)
 }

@@ -5,8 +5,6 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,6 +13,7 @@ use nix::sys::signal::Signal;
 
 use super::flavour::{Flavour, Site};
 use super::os_user::OsUser;
+use super::secret_file::{self, SecretFile};
 use super::spawn::{Printed, Program, run};
 use crate::compute::{ComputeError, Resources};
 use settings::Parameters;
@@ -99,11 +98,15 @@ impl Flavour for Postgres {
 
     async fn create_volume(&self, site: &Site, fresh: &Path, password: &str) -> Result<(), ComputeError> {
         let failed = |source| ComputeError::Io { what: "writing the first password".to_owned(), source };
-        let secret = SecretFile::write(site.run_dir.join("initdb.pw"), password, site.user.as_ref())
-            .map_err(failed)?;
-        let mut printed = self.initdb(fresh, &secret.0, site.user.clone(), "C.UTF-8").await?;
+        let secret = SecretFile::write(
+            site.run_dir.join("initdb.pw"),
+            format!("{password}\n").as_bytes(),
+            site.user.as_ref(),
+        )
+        .map_err(failed)?;
+        let mut printed = self.initdb(fresh, secret.path(), site.user.clone(), "C.UTF-8").await?;
         if !printed.success && printed.stderr.contains("invalid locale name") {
-            printed = self.initdb(fresh, &secret.0, site.user.clone(), "C").await?;
+            printed = self.initdb(fresh, secret.path(), site.user.clone(), "C").await?;
         }
         if !printed.success {
             let said: Vec<&str> =
@@ -121,7 +124,7 @@ impl Flavour for Postgres {
         volume.join("PG_VERSION").exists()
     }
 
-    fn accept_volume(&self, site: &Site, version: &str) -> Result<(), ComputeError> {
+    async fn accept_volume(&self, site: &Site, version: &str) -> Result<(), ComputeError> {
         let (data, server) = (programs::volume_major(&site.volume), programs::major(version));
         match data {
             Some(data) if Some(data) != server => Err(ComputeError::Volume {
@@ -208,42 +211,6 @@ fn write_hba(volume: &Path, user: Option<&OsUser>) -> Result<(), ComputeError> {
     if fs::read(&target).is_ok_and(|present| present == HBA.as_bytes()) {
         return Ok(());
     }
-    let fresh = volume.join("pg_hba.conf.new");
-    let write = || {
-        let mut file = create_private(&fresh)?;
-        file.write_all(HBA.as_bytes())?;
-        file.sync_all()?;
-        user.map_or(Ok(()), |user| user.own(&fresh))?;
-        fs::rename(&fresh, &target)?;
-        fs::File::open(volume)?.sync_all()
-    };
-    write().map_err(|source| ComputeError::Io { what: format!("writing {}", target.display()), source })
-}
-
-fn create_private(path: &Path) -> io::Result<fs::File> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
-}
-
-/// A password on disk for as long as one program needs it.
-struct SecretFile(PathBuf);
-
-impl SecretFile {
-    fn write(path: PathBuf, password: &str, user: Option<&OsUser>) -> io::Result<Self> {
-        let mut file = create_private(&path)?;
-        let secret = Self(path);
-        file.write_all(password.as_bytes())?;
-        file.write_all(b"\n")?;
-        user.map_or(Ok(()), |user| user.own(&secret.0))?;
-        Ok(secret)
-    }
-}
-
-impl Drop for SecretFile {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
-    }
+    secret_file::replace(&target, HBA.as_bytes(), user)
+        .map_err(|source| ComputeError::Io { what: format!("writing {}", target.display()), source })
 }

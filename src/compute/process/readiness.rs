@@ -21,6 +21,13 @@ const LOOK_EVERY: Duration = Duration::from_millis(1);
 /// Longer notifications are cut; `READY=1` stands at the start of a line.
 const NOTIFICATION_BYTES: usize = 4096;
 
+/// Sockets that an earlier router left in the private folder.
+pub(super) fn stale_sockets(run_dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(run_dir).into_iter().flatten().flatten();
+    let ours = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("notify."));
+    ours.map(|entry| entry.path()).collect()
+}
+
 /// The socket a server reports to.
 #[derive(Debug)]
 pub(super) struct NotifySocket {

@@ -2,6 +2,7 @@
 //! given. Short ones are run to their end here; servers are started by `fork`.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -31,6 +32,8 @@ pub(super) struct Program {
     pub folder: PathBuf,
     /// Whom it runs as; `None`: ourselves.
     pub user: Option<OsUser>,
+    /// What a short program reads from its standard input; `None`: nothing.
+    pub input: Option<File>,
 }
 
 impl Program {
@@ -42,21 +45,24 @@ impl Program {
             environment: Vec::new(),
             folder: PathBuf::from("/"),
             user,
+            input: None,
         }
     }
 
-    /// The variables it sees: the few inherited ones and its own.
+    /// The variables it sees: its own, and the few inherited ones that are not among them.
     pub(super) fn variables(&self) -> impl Iterator<Item = (String, OsString)> + '_ {
-        let inherited = INHERITED_VARIABLES.iter();
+        let is_own = |name: &str| self.environment.iter().any(|(own, _)| own == name);
+        let inherited = INHERITED_VARIABLES.iter().filter(move |name| !is_own(name));
         let inherited =
             inherited.filter_map(|name| std::env::var_os(name).map(|value| ((*name).to_owned(), value)));
         inherited.chain(self.environment.iter().cloned())
     }
 
-    fn command(self) -> Command {
+    /// The program as the standard library runs it.
+    pub(super) fn command(self) -> Command {
         let mut command = Command::new(&self.file);
         command.args(&self.arguments).current_dir(&self.folder).env_clear().envs(self.variables());
-        command.stdin(Stdio::null());
+        command.stdin(self.input.map_or_else(Stdio::null, Stdio::from));
         let user = self.user;
         let before_exec = move || {
             // SAFETY: system calls with integers only. Everything from 3 on closes at the exec, also what a library
@@ -87,19 +93,43 @@ pub(super) struct Printed {
 /// Runs a program to its end; kills it and all it started after `deadline`, or when dropped.
 pub(super) async fn run(program: Program, deadline: Duration) -> Result<Printed, ComputeError> {
     let name = program.file.display().to_string();
+    let (printed, in_time) = run_and_listen(program, deadline).await?;
+    if in_time {
+        Ok(printed)
+    } else {
+        Err(ComputeError::Io { what: format!("running {name}"), source: io::ErrorKind::TimedOut.into() })
+    }
+}
+
+/// As [`run`], but what a program printed that had to be killed is kept; says whether it ended in time.
+pub(super) async fn run_and_listen(
+    program: Program,
+    deadline: Duration,
+) -> Result<(Printed, bool), ComputeError> {
+    let name = program.file.display().to_string();
     let failed = |source| ComputeError::Io { what: format!("running {name}"), source };
     let mut command = tokio::process::Command::from(program.command());
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let child = command.spawn().map_err(failed)?;
     let session = Session(child.id());
-    let output = tokio::time::timeout(deadline, child.wait_with_output()).await;
-    let output = output.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(failed)?;
-    session.has_ended();
-    Ok(Printed {
-        success: output.status.success(),
+    let mut ending = std::pin::pin!(child.wait_with_output());
+    let (output, in_time) = match tokio::time::timeout(deadline, &mut ending).await {
+        Ok(output) => {
+            let output = output.map_err(failed)?;
+            session.has_ended();
+            (output, true)
+        }
+        Err(_) => {
+            drop(session);
+            (ending.await.map_err(failed)?, false)
+        }
+    };
+    let printed = Printed {
+        success: in_time && output.status.success(),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-    })
+    };
+    Ok((printed, in_time))
 }
 
 /// The process group of a program that is still running: killed as a whole when dropped.

@@ -2,7 +2,6 @@
 //! that is given up half-way (an error, a dropped future) takes its process with it.
 
 use std::fs::File;
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -37,15 +36,16 @@ impl Staged {
         entrances: &[File],
     ) -> Result<Self, ComputeError> {
         let failed = |what: &'static str| move |source| ComputeError::Io { what: what.to_owned(), source };
-        let log_path = site.volume.parent().unwrap_or(Path::new("/")).join("log").join(flavour.log_name());
+        let log_path = site.beside_volume("log").join(flavour.log_name());
         let log = ServerLog::open(&log_path).map_err(failed("opening the server's log"))?;
         let name = format!("notify.{}", STARTS.fetch_add(1, Ordering::Relaxed));
         let notify = NotifySocket::bind(&site.run_dir.join(name), site.user.as_ref())
             .map_err(failed("making the notification socket"))?;
         let (file, arguments) = flavour.server(site, resources);
-        let environment = vec![("NOTIFY_SOCKET".to_owned(), notify.path().as_os_str().to_owned())];
-        let program =
-            Program { file, arguments, environment, folder: site.volume.clone(), user: site.user.clone() };
+        let mut environment = flavour.environment();
+        environment.push(("NOTIFY_SOCKET".to_owned(), notify.path().as_os_str().to_owned()));
+        let (folder, user) = (site.volume.clone(), site.user.clone());
+        let program = Program { file, arguments, environment, folder, user, input: None };
         let waiting =
             Waiting::fork(&program, entrances, &log.file).map_err(failed("making the server's process"))?;
         let notified = notify.listen(waiting.process());

@@ -1,6 +1,8 @@
-//! With the real server of this machine.
+//! With the real servers of this machine: one set of tests for all kinds, and what only one kind has.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -10,41 +12,119 @@ use super::*;
 
 const MIB: u64 = 1 << 20;
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Postgres,
+    MariaDb,
+    MySql9,
+    MySql56,
+}
+
+impl Kind {
+    fn programs(self) -> Option<PathBuf> {
+        let name = match self {
+            Self::Postgres => return None,
+            Self::MariaDb => "SCALEPOINT_MARIADB_BIN",
+            Self::MySql9 => "SCALEPOINT_MYSQL9_BIN",
+            Self::MySql56 => "SCALEPOINT_MYSQL56_BIN",
+        };
+        Some(environment(name))
+    }
+
+    /// A client that knows how the kind checks passwords.
+    fn client(self) -> PathBuf {
+        match self {
+            Self::MySql9 => environment("SCALEPOINT_MYSQL9_CLIENT_BIN").join("mysql"),
+            _ => environment("SCALEPOINT_MARIADB_CLIENT_BIN").join("mariadb"),
+        }
+    }
+
+    fn connections(self) -> [&'static str; 2] {
+        if self == Self::Postgres { ["250", "500"] } else { ["180", "270"] }
+    }
+
+    fn show_connections(self) -> &'static str {
+        if self == Self::Postgres { "show max_connections" } else { "select @@max_connections" }
+    }
+
+    /// A table that a crash does not take: it is committed.
+    fn keep(self) -> &'static str {
+        if self == Self::Postgres {
+            "create table kept as select 42 as n"
+        } else {
+            "create database app; create table app.kept engine=innodb as select 42 as n"
+        }
+    }
+
+    fn kept(self) -> &'static str {
+        if self == Self::Postgres { "select n from kept" } else { "select n from app.kept" }
+    }
+}
+
+fn environment(name: &str) -> PathBuf {
+    let value = std::env::var_os(name);
+    PathBuf::from(value.unwrap_or_else(|| panic!("{name} is not set: see scripts/install-test-servers")))
+}
+
 struct Ground {
     folder: tempfile::TempDir,
+    kind: Kind,
 }
 
 impl Ground {
     /// A folder that the server's user can reach.
-    fn new() -> Self {
+    fn new(kind: Kind) -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        Self { folder }
+        Self { folder, kind }
     }
 
     fn config(&self) -> ProcessConfig {
+        let parameters = match self.kind {
+            Kind::Postgres => BTreeMap::from([("log_min_messages".to_owned(), "warning".to_owned())]),
+            _ => BTreeMap::new(),
+        };
         ProcessConfig {
             cluster: "orders".to_owned(),
             volume: self.folder.path().join("volume"),
             run_dir: self.folder.path().join("run"),
-            server_programs: None,
+            server_programs: self.kind.programs(),
             master_username: "admin".to_owned(),
-            master_password: "not-a-secret".to_owned(),
+            master_password: "not-a'secret\\".to_owned(),
+            router_password: "router's own".to_owned(),
             database_name: None,
-            parameters: BTreeMap::from([("log_min_messages".to_owned(), "warning".to_owned())]),
+            parameters,
             start_deadline: START_DEADLINE,
             stop_deadline: STOP_DEADLINE,
         }
     }
 
+    fn with(&self, config: ProcessConfig) -> ProcessProvider {
+        match self.kind {
+            Kind::Postgres => ProcessProvider::new(config),
+            _ => ProcessProvider::mysql(config),
+        }
+        .unwrap()
+    }
+
     fn provider(&self) -> ProcessProvider {
-        ProcessProvider::new(self.config()).unwrap()
+        self.with(self.config())
     }
 
     fn running(&self) -> usize {
         let home = self.folder.path().join("volume");
         let processes = fs::read_dir("/proc").unwrap().flatten();
         processes.filter(|p| fs::read_link(p.path().join("cwd")).is_ok_and(|cwd| cwd == home)).count()
+    }
+
+    async fn ask(&self, instance: &Instance, query: &str) -> String {
+        match self.kind {
+            Kind::Postgres => ask(instance, query).await,
+            kind => {
+                let user = super::mysql::ROUTER_ACCOUNT;
+                mysql(kind, instance, [user, "router's own"], query).await.unwrap()
+            }
+        }
     }
 }
 
@@ -74,6 +154,51 @@ async fn ask(instance: &Instance, query: &str) -> String {
         .unwrap_or_default()
 }
 
+/// The rows that the query gives, or the error.
+async fn mysql(
+    kind: Kind,
+    instance: &Instance,
+    [user, password]: [&str; 2],
+    query: &str,
+) -> Result<String, String> {
+    let mut client = tokio::process::Command::new(kind.client());
+    client.args(["--no-defaults", "--batch", "--skip-column-names", "--user", user, "--execute", query]);
+    client.arg("--socket").arg(&instance.socket).env("MYSQL_PWD", password);
+    let output = client.output().await.unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+}
+
+/// The tests that every kind of server passes.
+macro_rules! for_every_kind {
+    ($($test:ident),+ $(,)?) => {
+        for_every_kind!(@ postgres Postgres $($test)+);
+        for_every_kind!(@ mariadb MariaDb $($test)+);
+        for_every_kind!(@ mysql9 MySql9 $($test)+);
+        for_every_kind!(@ mysql56 MySql56 $($test)+);
+    };
+    (@ $module:ident $kind:ident $($test:ident)+) => {
+        mod $module {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $test() {
+                    super::$test(super::Ground::new(super::Kind::$kind)).await;
+                }
+            )+
+        }
+    };
+}
+
+for_every_kind!(
+    a_cluster_is_made_moved_and_stopped,
+    a_killed_server_loses_nothing,
+    what_a_crashed_router_left_is_stopped,
+    a_wrong_parameter_is_named,
+    a_start_that_takes_too_long_or_is_dropped_leaves_nothing_behind,
+    what_was_prepared_goes_when_it_is_not_wanted,
+    volumes_that_cannot_serve_are_refused,
+);
+
 async fn moved(provider: &ProcessProvider, old: &Instance, to: &Resources) -> Instance {
     let (outcome, times) = provider.hand_over(old, to).await.unwrap();
     println!("hand-over {} -> {}: {times:?}", old.resources.capacity, to.capacity);
@@ -83,32 +208,27 @@ async fn moved(provider: &ProcessProvider, old: &Instance, to: &Resources) -> In
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cluster_is_made_moved_and_stopped() {
-    let ground = Ground::new();
-    let provider = ground.provider();
+async fn a_cluster_is_made_moved_and_stopped(ground: Ground) {
+    let (provider, kind) = (ground.provider(), ground.kind);
     provider.recover().await.unwrap();
     provider.recover().await.unwrap();
     let first = provider.launch(&resources(2)).await.unwrap();
     assert!(first.version.starts_with(char::is_numeric), "{}", first.version);
     assert!(provider.launch(&resources(2)).await.is_err(), "two writers");
-    ask(&first, "create table kept as select 42 as n").await;
-    assert_eq!(ask(&first, "show max_connections").await, "250");
-    assert_eq!(ask(&first, "show shared_buffers").await, "128MB");
-    assert_eq!(ask(&first, "show listen_addresses").await, "");
-    assert!(
-        ask(&first, "select rolpassword from pg_authid where rolname = 'admin'").await.starts_with("SCRAM-")
-    );
-    assert_eq!(ask(&first, "select count(*) from pg_hba_file_rules").await, "2");
+    ground.ask(&first, kind.keep()).await;
+    assert_eq!(ground.ask(&first, kind.show_connections()).await, kind.connections()[0]);
 
     provider.prepare(&resources(4)).await.unwrap();
     let mut last = moved(&provider, &first, &resources(4)).await;
     assert!(first.exited.borrow().as_deref() == Some("exit status: 0"));
-    assert_eq!(ask(&last, "show max_connections").await, "500");
-    assert_eq!(ask(&last, "select n from kept").await, "42");
+    assert_eq!(ground.ask(&last, kind.show_connections()).await, kind.connections()[1]);
+    assert_eq!(ground.ask(&last, kind.kept()).await, "42");
     for capacity in [2, 4, 2, 4] {
-        ask(&last, "checkpoint").await;
+        if kind == Kind::Postgres {
+            ask(&last, "checkpoint").await;
+        }
         sleep(Duration::from_millis(30)).await;
+        provider.prepare(&resources(capacity)).await.unwrap();
         last = moved(&provider, &last, &resources(capacity)).await;
     }
     println!("{:?}", provider.limitations());
@@ -120,8 +240,23 @@ async fn a_cluster_is_made_moved_and_stopped() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgres_listens_nowhere_and_believes_its_socket() {
+    let ground = Ground::new(Kind::Postgres);
+    let provider = ground.provider();
+    provider.recover().await.unwrap();
+    let first = provider.launch(&resources(2)).await.unwrap();
+    assert_eq!(ask(&first, "show shared_buffers").await, "128MB");
+    assert_eq!(ask(&first, "show listen_addresses").await, "");
+    assert!(
+        ask(&first, "select rolpassword from pg_authid where rolname = 'admin'").await.starts_with("SCRAM-")
+    );
+    assert_eq!(ask(&first, "select count(*) from pg_hba_file_rules").await, "2");
+    provider.stop(&first, Duration::from_secs(10)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn limits_hold_while_it_runs_and_the_cgroup_goes_with_it() {
-    let ground = Ground::new();
+    let ground = Ground::new(Kind::Postgres);
     let provider = ground.provider();
     if !provider.limitations().is_empty() {
         // Not enforced is said, and the capacity served all the same.
@@ -158,9 +293,46 @@ async fn limits_hold_while_it_runs_and_the_cgroup_goes_with_it() {
     assert!(find("cgroup.procs").is_none());
 }
 
+async fn a_killed_server_loses_nothing(ground: Ground) {
+    let (provider, kind) = (ground.provider(), ground.kind);
+    provider.recover().await.unwrap();
+    let first = provider.launch(&resources(2)).await.unwrap();
+    ground.ask(&first, kind.keep()).await;
+    kill(Pid::from_raw(first.pid.cast_signed()), Signal::SIGKILL).unwrap();
+    let mut exited = first.exited.clone();
+    let how =
+        timeout(Duration::from_secs(5), exited.wait_for(Option::is_some)).await.unwrap().unwrap().clone();
+    assert!(how.unwrap().starts_with("signal: 9"));
+    let second = provider.launch(&resources(4)).await.unwrap();
+    assert_eq!(ground.ask(&second, kind.kept()).await, "42");
+    // Killed, and its lock still names it, when the next router comes.
+    kill(Pid::from_raw(second.pid.cast_signed()), Signal::SIGKILL).unwrap();
+    drop(provider);
+    let next = ground.provider();
+    next.recover().await.unwrap();
+    let third = next.launch(&resources(2)).await.unwrap();
+    assert_eq!(ground.ask(&third, kind.kept()).await, "42");
+    next.stop(&third, Duration::from_secs(10)).await.unwrap();
+    assert_eq!(ground.running(), 0);
+}
+
+async fn a_wrong_parameter_is_named(ground: Ground) {
+    ground.provider().recover().await.unwrap();
+    let mut config = ground.config();
+    config.parameters.insert("no_such_thing".to_owned(), "7".to_owned());
+    let provider = ground.with(config);
+    let error = provider.launch(&resources(2)).await.unwrap_err().to_string();
+    assert!(error.lines().next().unwrap().contains("no_such_thing"), "{error}");
+    assert_eq!(ground.running(), 0);
+    drop(provider);
+    let provider = ground.provider();
+    let instance = provider.launch(&resources(2)).await.unwrap();
+    provider.stop(&instance, Duration::from_secs(10)).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_server_and_its_busy_children_are_cleared_before_the_next_start() {
-    let ground = Ground::new();
+    let ground = Ground::new(Kind::Postgres);
     let provider = ground.provider();
     provider.recover().await.unwrap();
     let first = provider.launch(&resources(2)).await.unwrap();
@@ -183,13 +355,11 @@ async fn a_killed_server_and_its_busy_children_are_cleared_before_the_next_start
     assert_eq!(ground.running(), 0);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_crashed_router_left_is_stopped() {
-    let ground = Ground::new();
+async fn what_a_crashed_router_left_is_stopped(ground: Ground) {
     let crashed = ground.provider();
     crashed.recover().await.unwrap();
     let orphan = crashed.launch(&resources(2)).await.unwrap();
-    ask(&orphan, "create table kept as select 42 as n").await;
+    ground.ask(&orphan, ground.kind.keep()).await;
     assert!(ground.provider().recover().await.unwrap_err().to_string().contains("another router"));
     drop(crashed);
     assert!(ground.running() > 0);
@@ -199,13 +369,19 @@ async fn what_a_crashed_router_left_is_stopped() {
     assert_eq!(ground.running(), 0);
     assert_eq!(orphan.exited.borrow().as_deref(), Some("exit status: 0"));
     let instance = next.launch(&resources(2)).await.unwrap();
-    assert_eq!(ask(&instance, "select n from kept").await, "42");
+    assert_eq!(ground.ask(&instance, ground.kind.kept()).await, "42");
     next.stop(&instance, Duration::from_secs(10)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_capacity_that_does_not_start_leaves_the_old_one_serving() {
-    let ground = Ground::new();
+    // Not the MySQLs: they would really try to have so much memory.
+    for kind in [Kind::Postgres, Kind::MariaDb] {
+        a_capacity_that_does_not_start(Ground::new(kind)).await;
+    }
+}
+
+async fn a_capacity_that_does_not_start(ground: Ground) {
     let provider = ground.provider();
     provider.recover().await.unwrap();
     let old = provider.launch(&resources(2)).await.unwrap();
@@ -214,20 +390,17 @@ async fn a_capacity_that_does_not_start_leaves_the_old_one_serving() {
     println!("kept after {times:?}");
     let HandOver::Kept(kept, ComputeError::NotStarted(why)) = outcome else { panic!("{outcome:?}") };
     println!("{why}");
-    assert!(why.lines().next().unwrap().contains("FATAL"), "{why}");
+    let grave = ["FATAL", "[ERROR]"];
+    assert!(grave.iter().any(|mark| why.lines().next().unwrap().contains(mark)), "{why}");
     assert_eq!(kept.resources, old.resources);
     assert_ne!(kept.pid, old.pid);
-    assert_eq!(ask(&kept, "show max_connections").await, "250");
+    assert_eq!(ground.ask(&kept, ground.kind.show_connections()).await, ground.kind.connections()[0]);
     provider.stop(&kept, Duration::from_secs(10)).await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_start_that_takes_too_long_or_is_dropped_leaves_nothing_behind() {
-    let ground = Ground::new();
+async fn a_start_that_takes_too_long_or_is_dropped_leaves_nothing_behind(ground: Ground) {
     ground.provider().recover().await.unwrap();
-    let hasty =
-        ProcessProvider::new(ProcessConfig { start_deadline: Duration::from_millis(2), ..ground.config() });
-    let hasty = hasty.unwrap();
+    let hasty = ground.with(ProcessConfig { start_deadline: Duration::from_millis(2), ..ground.config() });
     let error = hasty.launch(&resources(2)).await.unwrap_err();
     assert!(error.to_string().contains("not ready"), "{error}");
     assert_eq!(ground.running(), 0);
@@ -240,16 +413,19 @@ async fn a_start_that_takes_too_long_or_is_dropped_leaves_nothing_behind() {
     provider.stop(&instance, Duration::from_secs(10)).await.unwrap();
 }
 
-#[tokio::test]
-async fn volumes_that_cannot_serve_are_refused_with_advice() {
-    let ground = Ground::new();
+async fn volumes_that_cannot_serve_are_refused(ground: Ground) {
     let volume = ground.folder.path().join("volume");
     fs::create_dir(&volume).unwrap();
     fs::write(volume.join("notes.txt"), "mine").unwrap();
     assert!(ground.provider().recover().await.unwrap_err().to_string().contains("not empty"));
-    fs::write(volume.join("PG_VERSION"), "9\n").unwrap();
+    let (foreign, said) = match ground.kind {
+        Kind::Postgres => ("PG_VERSION", "postgresql-9"),
+        Kind::MariaDb => ("mysql.ibd", "made by MySQL, but the server here is MariaDB"),
+        Kind::MySql9 | Kind::MySql56 => ("aria_log_control", "made by MariaDB, but the server here is MySQL"),
+    };
+    fs::write(volume.join(foreign), "9\n").unwrap();
     let error = ground.provider().recover().await.unwrap_err().to_string();
-    assert!(error.contains("postgresql-9"), "{error}");
+    assert!(error.contains(said), "{error}");
 }
 
 #[tokio::test]
@@ -257,17 +433,15 @@ async fn a_folder_that_the_server_cannot_pass_is_named_and_can_be_opened() {
     if !nix::unistd::Uid::effective().is_root() {
         return;
     }
-    let ground = Ground::new();
+    let ground = Ground::new(Kind::Postgres);
     fs::set_permissions(ground.folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
     let error = ground.provider().recover().await.unwrap_err().to_string();
     assert!(error.contains(&format!("may not pass {}", ground.folder.path().display())), "{error}");
-    admit_server_user(ground.folder.path()).unwrap();
+    admit_server_user(ground.folder.path(), ServerKind::Postgres).unwrap();
     ground.provider().recover().await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_prepared_goes_when_it_is_not_wanted() {
-    let ground = Ground::new();
+async fn what_was_prepared_goes_when_it_is_not_wanted(ground: Ground) {
     let provider = ground.provider();
     provider.recover().await.unwrap();
     let instance = provider.launch(&resources(2)).await.unwrap();
@@ -286,8 +460,162 @@ async fn what_was_prepared_goes_when_it_is_not_wanted() {
     }
     // Prepared for one capacity, moved to another: what was prepared is not used.
     provider.prepare(&resources(4)).await.unwrap();
-    let before = ask(&instance, "show shared_buffers").await;
+    let before = ground.ask(&instance, ground.kind.show_connections()).await;
     let last = moved(&provider, &instance, &resources(2)).await;
-    assert_eq!(ask(&last, "show shared_buffers").await, before);
+    assert_eq!(ground.ask(&last, ground.kind.show_connections()).await, before);
     provider.stop(&last, Duration::from_secs(10)).await.unwrap();
+}
+
+const MYSQLS: [Kind; 3] = [Kind::MariaDb, Kind::MySql9, Kind::MySql56];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mysqls_have_two_accounts_and_no_other_way_in() {
+    for kind in MYSQLS {
+        let ground = Ground::new(kind);
+        let provider = ground.provider();
+        provider.recover().await.unwrap();
+        let instance = provider.launch(&resources(2)).await.unwrap();
+        let users = "select concat(user, '@', host) from mysql.user where user not like 'm%.%' order by 1";
+        let router = super::mysql::ROUTER_ACCOUNT;
+        assert_eq!(ground.ask(&instance, users).await, format!("admin@%\n{router}@localhost"), "{kind:?}");
+        let admin = ["admin", "not-a'secret\\"];
+        mysql(kind, &instance, admin, "create user x@y; grant all on *.* to x@y").await.unwrap();
+        for wrong in [["admin", ""], ["admin", "not-a'secret"], ["root", ""], ["", ""], ["mysql", ""]] {
+            let refused = mysql(kind, &instance, wrong, "select 1").await.unwrap_err();
+            assert!(refused.contains("Access denied"), "{kind:?} {wrong:?}: {refused}");
+        }
+        assert_eq!(ground.ask(&instance, "select @@skip_networking").await, "1");
+        let proxy = "select concat(user, with_grant) from mysql.proxies_priv";
+        assert_eq!(ground.ask(&instance, proxy).await, format!("{router}1"));
+        let sockets = fs::read_to_string(format!("/proc/{}/net/unix", instance.pid)).unwrap();
+        assert!(!sockets.contains("mysqlx"));
+        provider.stop(&instance, Duration::from_secs(10)).await.unwrap();
+        drop(provider);
+
+        // The router has lost its secret: it gives itself a new one, and touches no other account.
+        let config = ProcessConfig { router_password: "another".to_owned(), ..ground.config() };
+        let provider = ground.with(config);
+        provider.recover().await.unwrap();
+        let instance = provider.launch(&resources(2)).await.unwrap();
+        let router = [router, "another"];
+        assert_eq!(mysql(kind, &instance, router, "select 7").await.as_deref(), Ok("7"));
+        assert_eq!(mysql(kind, &instance, admin, "select 7").await.as_deref(), Ok("7"));
+        provider.stop(&instance, Duration::from_secs(10)).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mysqls_show_the_router_what_it_asks_about_sessions() {
+    for kind in [Kind::MariaDb, Kind::MySql9] {
+        let ground = Ground::new(kind);
+        let provider = ground.provider();
+        provider.recover().await.unwrap();
+        let instance = provider.launch(&resources(2)).await.unwrap();
+        let queries: &[(&str, &str)] = if kind == Kind::MariaDb {
+            &[(
+                "create database d; create table d.t (n int); lock tables d.t write; \
+                 select count(*) from information_schema.metadata_lock_info where table_name = 't'",
+                "1",
+            )]
+        } else {
+            &[
+                (
+                    "select get_lock('mine', 0); select object_name from performance_schema.metadata_locks \
+                     where object_type = 'USER LEVEL LOCK'",
+                    "1\nmine",
+                ),
+                (
+                    "set @seen = 7; select variable_value from performance_schema.user_variables_by_thread \
+                     where variable_name = 'seen'",
+                    "7",
+                ),
+                (
+                    "prepare p from 'select 1'; \
+                     select statement_name from performance_schema.prepared_statements_instances",
+                    "p",
+                ),
+                (
+                    "set sort_buffer_size = 65536; select variable_value from performance_schema.session_variables \
+                     where variable_name = 'sort_buffer_size'",
+                    "65536",
+                ),
+            ]
+        };
+        for (query, answer) in queries {
+            assert_eq!(ground.ask(&instance, query).await, *answer, "{query}");
+        }
+        provider.stop(&instance, Duration::from_secs(10)).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mysqls_write_nothing_beside_their_cluster() {
+    for kind in MYSQLS {
+        let ground = Ground::new(kind);
+        let provider = ground.provider();
+        provider.recover().await.unwrap();
+        let instance = provider.launch(&resources(2)).await.unwrap();
+        let home = ground.folder.path().display().to_string();
+        let files = fs::read_dir(format!("/proc/{}/fd", instance.pid)).unwrap().flatten();
+        for open in files.filter_map(|file| fs::read_link(file.path()).ok()) {
+            let open = open.display().to_string();
+            let is_a_place =
+                open.starts_with('/') && !open.starts_with("/dev/") && !open.starts_with("/proc/");
+            assert!(!is_a_place || open.starts_with(&home), "{kind:?}: {open}");
+        }
+        let router = [super::mysql::ROUTER_ACCOUNT, "router's own"];
+        let outside = "select 1 into outfile '/tmp/scalepoint-outside'";
+        let refused = mysql(kind, &instance, router, outside).await.unwrap_err();
+        assert!(refused.contains("secure"), "{refused}");
+        provider.stop(&instance, Duration::from_secs(10)).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mariadb_takes_the_clients_address_from_the_router() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let ground = Ground::new(Kind::MariaDb);
+    let provider = ground.provider();
+    provider.recover().await.unwrap();
+    let instance = provider.launch(&resources(2)).await.unwrap();
+    let mut client = tokio::net::UnixStream::connect(&instance.socket).await.unwrap();
+    client.write_all(b"PROXY TCP4 10.9.8.7 127.0.0.1 56324 3306\r\n").await.unwrap();
+    let mut greeting = [0; 5];
+    timeout(Duration::from_secs(5), client.read_exact(&mut greeting)).await.unwrap().unwrap();
+    assert_eq!(greeting[4], 10, "the handshake of protocol 10");
+    let hosts = "select host from information_schema.processlist where user = 'unauthenticated user'";
+    assert_eq!(ground.ask(&instance, hosts).await, "10.9.8.7:56324");
+    drop(client);
+    provider.stop(&instance, Duration::from_secs(10)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_is_found_in_its_folder_and_in_its_prefix() {
+    let folder = Kind::MySql9.programs().unwrap();
+    let prefix = folder.parent().unwrap().parent().unwrap();
+    for place in [folder.as_path(), prefix, folder.parent().unwrap()] {
+        let found = super::mysql::programs::find(Some(place), None).unwrap();
+        assert_eq!(found.server, folder.join("mysqld"));
+        assert_eq!(found.base, folder.parent().unwrap());
+        assert!(found.share.unwrap().join("english/errmsg.sys").exists());
+    }
+    let folder = Kind::MySql56.programs().unwrap();
+    let found = super::mysql::programs::find(Some(&folder), None).unwrap();
+    assert_eq!(found.base, folder);
+    assert_eq!(found.environment()[0].0, "LD_LIBRARY_PATH", "it brings a library");
+}
+
+#[test]
+fn servers_of_two_kinds_may_pass_one_folder() {
+    if !nix::unistd::Uid::effective().is_root() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mode = || fs::metadata(folder.path()).unwrap().permissions().mode() & 0o777;
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
+    admit_server_user(folder.path(), ServerKind::Postgres).unwrap();
+    admit_server_user(folder.path(), ServerKind::Postgres).unwrap();
+    assert_eq!(mode(), 0o710);
+    admit_server_user(folder.path(), ServerKind::MySql).unwrap();
+    assert_eq!(mode(), 0o711);
 }

@@ -20,9 +20,9 @@
 use bytes::{Bytes, BytesMut};
 
 use super::Mysql;
-use super::answer::{Answer, IN_TRANSACTION, Script, ascii, refused};
+use super::answer::{Answer, IN_TRANSACTION, Script, ascii};
 use super::capability::{Product, bit};
-use super::log_in::LoggedIn;
+use super::log_in::{LoggedIn, refused};
 use super::save::{self, Saved};
 use super::state::{State, Wire};
 use crate::engine::{Captured, Dialogue, DialogueError, Drift, Inquiry, Obstacle, Tracker as _};
@@ -217,7 +217,7 @@ impl Capture {
     fn next(&mut self, out: &mut BytesMut) -> bool {
         let mended = self.stage == Stage::Asking && self.mend(out);
         match self.stage {
-            Stage::Probing if self.status_has(IN_TRANSACTION) => {
+            Stage::Probing if self.status_has(IN_TRANSACTION) && !self.wire.begun => {
                 self.give_up();
                 return true;
             }
@@ -345,7 +345,7 @@ impl Capture {
             Step::Differing if self.by == By::Bits => self.by = By::Unfit,
             // The plugin is not there.
             Step::Locks => {}
-            _ => self.error = self.error.take().or_else(|| Some(refused(body))),
+            _ => self.error = self.error.take().or_else(|| Some(refused(body, 0))),
         }
         Ok(())
     }

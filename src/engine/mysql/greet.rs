@@ -1,113 +1,318 @@
 //! Letting a client in.
+//!
+//! ```text
+//! open: Hello ──► Greeted ──SSLRequest──► (TLS) ──► Greeted
+//!                    └──response──► LookingUp ──account──► Examining ──answer──► Welcome
+//! again: Changing (COM_CHANGE_USER) ──► LookingUp                 └──► Examining
+//!                    whatever is wrong ──► Refused (an ERR packet, then close)
+//! ```
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
-use zeroize::Zeroizing;
+use bytes::{BufMut, Bytes, BytesMut};
 
 use super::Mysql;
-use super::capability::Contract;
-use super::log_in::LoggedIn;
+use super::auth::account::{Encryption, Entry, Method};
+use super::auth::exam::{Exam, Verdict, salt};
+use super::auth::host::Client;
+use super::capability::{Contract, Product, bit};
+use super::farewell::farewell;
+use super::hello::{First, Hello, Response, SALT};
+use super::packet;
 use crate::engine::{Arrival, Farewell, Greet, Refusal};
 
-/// What makes it possible to log in again as the client.
-#[derive(Clone)]
-pub enum Proof {
-    /// `SHA1(password)`, as good as the password for `mysql_native_password`; `None`: the account has no password.
-    Native(Option<Zeroizing<[u8; 20]>>),
-    /// The password itself, in memory only: a server with a cold cache wants it.
-    Clear(Zeroizing<String>),
+pub use super::auth::account::Account;
+pub use super::auth::vault::Vault;
+pub use super::startup::{Proof, Startup};
+
+/// The longest packet that a client may send before it is let in; its attributes may have 64 KiB.
+const MAX_PACKET: usize = 100_000;
+/// `ER_HANDSHAKE_ERROR`, `ER_NET_PACKETS_OUT_OF_ORDER`, `ER_NOT_SUPPORTED_AUTH_MODE`, `ER_ACCESS_DENIED_ERROR`.
+const BAD_HANDSHAKE: (u16, &str, &str) = (1043, "08S01", "Bad handshake");
+const OUT_OF_ORDER: (u16, &str, &str) = (1156, "08S01", "Got packets out of order");
+const TOO_OLD: (u16, &str, &str) = (
+    1251,
+    "08004",
+    "Client does not support authentication protocol requested by server; consider upgrading MySQL client",
+);
+const ACCESS_DENIED: u16 = 1045;
+
+/// A client that has said who it is.
+struct Candidate {
+    response: Response,
+    contract: Arc<Contract>,
+    exam: Exam,
+    /// What the server calls it.
+    host: String,
+    /// It has shown something for a password.
+    used_password: bool,
+    /// Why it will not be let in whatever it proves; with no text, in the words for a wrong password.
+    objection: Option<Option<String>>,
 }
 
-impl std::fmt::Debug for Proof {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Proof")
-    }
+enum Phase {
+    Greeted,
+    Changing(Bytes),
+    LookingUp(Box<Response>),
+    Examining(Box<Candidate>),
+    Done,
 }
-
-/// What a client asked for when it connected; replayed at every log in.
-#[derive(Debug, Clone)]
-pub struct Startup {
-    /// The account's name.
-    pub user: String,
-    /// The database it asked for; `None`: none.
-    pub database: Option<String>,
-    /// The client's capabilities, cut down to what was offered.
-    pub capabilities: u64,
-    /// The collation id of its handshake.
-    pub collation: u8,
-    /// Its connection attributes, as they came (without the length before them).
-    pub attributes: Bytes,
-    /// Where it comes from.
-    pub address: IpAddr,
-    /// What makes it possible to log in as this client.
-    pub proof: Proof,
-    /// The connection id that the client knows.
-    pub id: u32,
-    /// The sequence number of the next packet to the client.
-    pub sequence: u8,
-    /// What clients of the cluster are told.
-    pub contract: Arc<Contract>,
-}
-
-impl Startup {
-    /// Writes the `OK` that ends the handshake.
-    pub fn put_welcome(&self, _logged_in: &LoggedIn, _out: &mut BytesMut) {}
-
-    /// The last message to a client that was let in and has no session.
-    pub fn turn_away(&self, _why: &Farewell) -> Vec<u8> {
-        Vec::new()
-    }
-
-    /// Account and database, for operators.
-    pub fn describe(&self) -> (&str, &str) {
-        (&self.user, self.database.as_deref().unwrap_or_default())
-    }
-}
-
-/// How an account proves itself: its rows in the server's own tables.
-pub struct Account;
-
-/// Passwords that were proved, for the life of the process.
-#[derive(Default)]
-pub struct Vault;
 
 /// See the module.
-pub struct Greeting;
+pub struct Greeting {
+    phase: Phase,
+    contracts: Vec<Arc<Contract>>,
+    hello: Hello,
+    secret: [u8; 32],
+    address: IpAddr,
+    is_secure: bool,
+    /// Of the next packet, whoever sends it.
+    sequence: u8,
+    /// Who the client was before.
+    before: Option<Box<Startup>>,
+}
 
 impl Greeting {
     /// A client that has just connected.
-    pub fn new(_arrival: &Arrival<'_, Mysql>) -> Greeting {
-        Greeting
+    pub fn new(arrival: &Arrival<'_, Mysql>) -> Greeting {
+        let common = Contract::common(arrival.contracts);
+        Greeting {
+            phase: Phase::Greeted,
+            contracts: arrival.contracts.to_vec(),
+            hello: Hello::of(&common, arrival.id, salt::<SALT>(&arrival.random)),
+            secret: arrival.secret,
+            address: arrival.address,
+            is_secure: false,
+            sequence: 0,
+            before: None,
+        }
     }
 
     /// `COM_CHANGE_USER`: `request` is the packet's body.
-    pub fn again(_arrival: &Arrival<'_, Mysql>, _startup: &Startup, _request: Bytes) -> Greeting {
-        Greeting
+    pub fn again(arrival: &Arrival<'_, Mysql>, startup: &Startup, request: Bytes) -> Greeting {
+        Greeting {
+            phase: Phase::Changing(request),
+            contracts: vec![Arc::clone(&startup.contract)],
+            sequence: 1,
+            before: Some(Box::new(startup.clone())),
+            ..Greeting::new(arrival)
+        }
+    }
+
+    /// The first packets of a client.
+    fn greeted(&mut self, body: &Bytes, out: &mut BytesMut) -> Greet<Mysql> {
+        match First::read(body, self.hello.capabilities) {
+            First::Tls if !self.is_secure => Greet::UpgradeTls,
+            First::Response(response) => self.look_up(response),
+            First::Old => self.refuse(out, Refusal::Unsupported, TOO_OLD),
+            First::Tls | First::Malformed => self.refuse(out, Refusal::Malformed, BAD_HANDSHAKE),
+        }
+    }
+
+    fn changing(&mut self, body: &Bytes, out: &mut BytesMut) -> Greet<Mysql> {
+        let read = self.before.as_ref().and_then(|before| Response::read_change(body, before.capabilities));
+        match read {
+            Some(response) => self.look_up(Box::new(response)),
+            None => self.refuse(out, Refusal::Malformed, (1047, "08S01", "Unknown command")),
+        }
+    }
+
+    fn look_up(&mut self, response: Box<Response>) -> Greet<Mysql> {
+        let user = response.user.clone();
+        self.phase = Phase::LookingUp(response);
+        Greet::LookUp { user }
+    }
+
+    /// Why this account cannot be used from here although it proves itself.
+    fn objection(&self, account: &Account, entry: &Entry) -> Option<Option<String>> {
+        if entry.encryption == Encryption::Required {
+            let text = "the account demands TLS (REQUIRE), which its server does not see behind the router: use \
+                        ALTER USER ... REQUIRE NONE";
+            return Some(self.is_secure.then(|| text.to_owned()));
+        }
+        // A MySQL sees every client come from the router's Unix socket.
+        let behind = match account.product {
+            Product::MariaDb => return None,
+            Product::MySql | Product::MySql56 => account.choose(Client::unix()),
+        };
+        let same = behind.is_some_and(|behind| (&behind.user, &behind.host) == (&entry.user, &entry.host));
+        let instead =
+            behind.map_or("none".to_owned(), |behind| format!("'{}'@'{}'", behind.user, behind.host));
+        (!same).then(|| {
+            Some(format!(
+                "behind the router the server sees 'localhost' and would choose account {instead} instead of \
+                 '{}'@'{}': use one account with host '%'",
+                entry.user, entry.host
+            ))
+        })
+    }
+
+    /// What the exam wants.
+    fn judge(&mut self, mut candidate: Box<Candidate>, verdict: Verdict, out: &mut BytesMut) -> Greet<Mysql> {
+        match verdict {
+            Verdict::Ask(body) => {
+                self.put(out, &body);
+                self.phase = Phase::Examining(candidate);
+                Greet::More
+            }
+            Verdict::Proved(proof, last) => match candidate.objection.take() {
+                Some(Some(text)) => self.refuse_account(&candidate, &text, out),
+                Some(None) => self.deny(&candidate, out),
+                None => {
+                    if let Some(last) = last {
+                        self.put(out, last);
+                    }
+                    Greet::Welcome(self.startup(*candidate, proof))
+                }
+            },
+            Verdict::Failed => self.deny(&candidate, out),
+            Verdict::Hopeless(text) => self.refuse_account(&candidate, &text, out),
+        }
+    }
+
+    fn startup(&self, candidate: Candidate, proof: Proof) -> Startup {
+        let Candidate { response, contract, .. } = candidate;
+        let before = self.before.as_deref();
+        let collation = match u8::try_from(response.collation) {
+            Ok(0) => before.map_or(contract.collation, |before| before.collation),
+            Ok(id) => id,
+            // A log in has no room for it. All of these are of the same character set as the default.
+            Err(_) => contract.collation,
+        };
+        let attributes = match before {
+            Some(before) if response.attributes.is_empty() => before.attributes.clone(),
+            _ => response.attributes,
+        };
+        Startup {
+            user: response.user,
+            database: response.database,
+            capabilities: response.capabilities,
+            collation,
+            attributes,
+            compression: before.map_or(response.compression, |before| before.compression),
+            address: self.address,
+            proof,
+            id: self.hello.id,
+            sequence: self.sequence,
+            contract,
+        }
+    }
+
+    fn put(&mut self, out: &mut BytesMut, body: &[u8]) {
+        packet::put(out, self.sequence, |out| out.put_slice(body));
+        self.sequence = self.sequence.wrapping_add(1);
+    }
+
+    fn refuse(&self, out: &mut BytesMut, refusal: Refusal, error: (u16, &str, &str)) -> Greet<Mysql> {
+        let (code, state, text) = error;
+        packet::put_error(out, self.sequence, code, state, text);
+        Greet::Refused(refusal)
+    }
+
+    /// An unknown account and a wrong password look alike.
+    fn deny(&self, candidate: &Candidate, out: &mut BytesMut) -> Greet<Mysql> {
+        let Candidate { response: Response { user, .. }, host, used_password, .. } = candidate;
+        let used = if *used_password { "YES" } else { "NO" };
+        let text = format!("Access denied for user '{user}'@'{host}' (using password: {used})");
+        self.refuse(out, Refusal::Authentication, (ACCESS_DENIED, "28000", &text))
+    }
+
+    fn refuse_account(&self, candidate: &Candidate, why: &str, out: &mut BytesMut) -> Greet<Mysql> {
+        let Candidate { response: Response { user, .. }, host, .. } = candidate;
+        let text = format!("Access denied for user '{user}'@'{host}': {why}");
+        self.refuse(out, Refusal::Unsupported, (ACCESS_DENIED, "28000", &text))
     }
 }
 
 impl crate::engine::Greeting<Mysql> for Greeting {
-    fn open(&mut self, _out: &mut BytesMut) {}
-
-    fn receive(&mut self, _input: &mut BytesMut, _out: &mut BytesMut) -> Greet<Mysql> {
-        Greet::Refused(Refusal::Unsupported)
+    fn open(&mut self, out: &mut BytesMut) {
+        if matches!(self.phase, Phase::Greeted) {
+            self.hello.put(out);
+            self.sequence = 1;
+        }
     }
 
-    fn secured(&mut self, _end_point: Option<Arc<[u8]>>) {}
+    fn receive(&mut self, input: &mut BytesMut, out: &mut BytesMut) -> Greet<Mysql> {
+        if let Phase::Changing(request) = &mut self.phase {
+            let request = std::mem::take(request);
+            return self.changing(&request, out);
+        }
+        if matches!(self.phase, Phase::LookingUp(_) | Phase::Done) {
+            return Greet::More;
+        }
+        let packet = match packet::take(input, MAX_PACKET) {
+            Ok(Some(packet)) => packet,
+            Ok(None) => return Greet::More,
+            Err(_) => return self.refuse(out, Refusal::Malformed, BAD_HANDSHAKE),
+        };
+        if packet.sequence != self.sequence {
+            return self.refuse(out, Refusal::Malformed, OUT_OF_ORDER);
+        }
+        self.sequence = self.sequence.wrapping_add(1);
+        match std::mem::replace(&mut self.phase, Phase::Done) {
+            Phase::Examining(mut candidate) => {
+                candidate.used_password |= !is_empty(&packet.body);
+                let verdict = candidate.exam.receive(&packet.body);
+                self.judge(candidate, verdict, out)
+            }
+            Phase::Greeted | Phase::Changing(_) | Phase::LookingUp(_) | Phase::Done => {
+                self.phase = Phase::Greeted;
+                self.greeted(&packet.body, out)
+            }
+        }
+    }
+
+    fn secured(&mut self, _end_point: Option<Arc<[u8]>>) {
+        self.is_secure = true;
+    }
 
     fn account(
         &mut self,
-        _account: Option<Account>,
-        _random: [u8; 24],
-        _vault: &Arc<Vault>,
-        _out: &mut BytesMut,
+        account: Option<Account>,
+        random: [u8; 24],
+        vault: &Arc<Vault>,
+        out: &mut BytesMut,
     ) -> Greet<Mysql> {
-        Greet::Refused(Refusal::Unsupported)
+        let Phase::LookingUp(response) = std::mem::replace(&mut self.phase, Phase::Done) else {
+            return Greet::More;
+        };
+        let account = account.unwrap_or_default();
+        let client = Client::tcp(self.address, account.resolves);
+        // An account for anybody is nobody's.
+        let entry = account.choose(client).filter(|entry| !entry.user.is_empty());
+        let methods = entry.map(|entry| entry.methods.clone());
+        let methods =
+            methods.unwrap_or_else(|| vec![Method::decoy(account.product, &response.user, &self.secret)]);
+        let objection = entry.and_then(|entry| self.objection(&account, entry));
+        let mut exam = Exam::new(methods, random, self.is_secure, vault);
+        let of_server = self.contracts.iter().find(|contract| contract.product == account.product);
+        let contract = of_server.or(self.contracts.first()).cloned().unwrap_or_default();
+        let host = client.name();
+        let knows_plugins = response.capabilities & bit::PLUGIN_AUTH != 0;
+        if !knows_plugins && !exam.keep_oldest() {
+            return self.refuse(out, Refusal::Unsupported, TOO_OLD);
+        }
+        let verdict = match (&self.before, knows_plugins) {
+            // Its answer is to a challenge that is long gone.
+            (Some(_), _) => exam.ask(),
+            (None, true) => exam.begin(&response.plugin, self.hello.salt, &response.answer),
+            (None, false) => exam.begin(Method::Native(vec![]).plugin(), self.hello.salt, &response.answer),
+        };
+        let used_password = !is_empty(&response.answer);
+        let candidate = Candidate { response: *response, contract, exam, host, used_password, objection };
+        self.judge(Box::new(candidate), verdict, out)
     }
 
-    fn farewell(&self, _why: &Farewell) -> Vec<u8> {
-        Vec::new()
+    fn farewell(&self, why: &Farewell) -> Vec<u8> {
+        farewell(self.sequence, self.hello.contract().product, why)
     }
 }
+
+/// What a client answers that has no password.
+fn is_empty(answer: &[u8]) -> bool {
+    matches!(answer, [] | [0])
+}
+
+#[cfg(test)]
+mod tests;

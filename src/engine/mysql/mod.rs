@@ -1,16 +1,22 @@
 //! MySQL and MariaDB, protocol 10.
 //!
-//! In reading order: [`packet`] frames, [`capability`] says what both sides can; [`greet`] lets a client in; [`log_in`]
-//! opens a backend; [`tracker`] watches the session; [`capture`] and [`restore`] move its [`state`]; [`lost`] answers for
-//! a transaction that is gone; [`query`] asks in the router's own name, [`interlude`] in the client's.
+//! In reading order: [`packet`] says how bytes become packets, and [`compressed`] wraps them; [`capability`] says what
+//! both sides can; [`hello`] has the packets of a handshake; [`greet`] lets a client in by [`auth`], as its [`startup`]
+//! says; [`log_in`] opens a backend; [`tracker`] watches the session; [`capture`] and [`restore`] move its [`state`];
+//! [`lost`] answers for a transaction that is gone; [`query`] asks in the router's own name, [`interlude`] in the
+//! client's, and [`farewell`] has the last words.
 
 use bytes::{Bytes, BytesMut};
 
 pub mod answer;
+pub mod auth;
 pub mod capability;
 pub mod capture;
+pub mod compressed;
+pub mod farewell;
 pub mod globals;
 pub mod greet;
+pub mod hello;
 pub mod interlude;
 pub mod literal;
 pub mod log_in;
@@ -19,10 +25,13 @@ pub mod packet;
 pub mod query;
 pub mod restore;
 pub mod save;
+pub mod startup;
 pub mod state;
 pub mod tracker;
 
-use crate::engine::{Arrival, CancelKey, Engine, Farewell, Flush, Inquiry, Loss, Obstacle, RouterLogin};
+use crate::engine::{
+    Arrival, CancelKey, Engine, Farewell, Flush, Framing, Inquiry, Loss, Obstacle, RouterLogin,
+};
 
 /// The engine.
 #[derive(Debug, Clone, Copy)]
@@ -86,6 +95,11 @@ impl Engine for Mysql {
     ) -> tracker::Tracker {
         startup.put_welcome(logged_in, out);
         tracker::Tracker::new(startup, logged_in, key.id)
+    }
+
+    fn framing(startup: &greet::Startup) -> Option<Box<dyn Framing>> {
+        let algorithm = startup.compression?;
+        Some(Box::new(compressed::Compressed::new(algorithm)))
     }
 
     fn secret_length(_: &greet::Startup) -> usize {

@@ -158,6 +158,8 @@ pub struct Wire {
     /// What was said of the transaction that is to come (`SET TRANSACTION …`), or that was begun and has done nothing
     /// (`START TRANSACTION …`): repeated as the last of a restore.
     pub characteristics: Vec<Bytes>,
+    /// The last of these has begun a transaction: it is open, and has done nothing.
+    pub begun: bool,
     /// Names of user variables that were seen (without the `@`), lower case.
     pub user_variables: Vec<Bytes>,
     /// Temporary tables that were seen to be made and not to be dropped (`name` or `db.name`, as written).

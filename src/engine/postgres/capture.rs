@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Asking ──Z 'T'──► Probing ──Z──► Leaving ──Z 'I'──► Describing ──Z …──► done
-//!    └──error: leave, mend the question, ask again (a few times)
+//!    └──error: leave, mend the question, ask again (a few times); the same, once, if there is more to ask about
 //! ```
 //!
 //! All of it goes by the extended protocol under reserved names, because a `Query` would destroy the unnamed
@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
-use super::introspection::{self, Reading, block};
+use super::introspection::{self, More, Reading, block};
 use super::log_in::{refused, unexpected};
 use super::message::{self, Message, error_field};
 use super::state::{Prepared, SequenceValue, State};
@@ -49,10 +49,14 @@ pub struct Question {
     pub major: u32,
     /// Candidate names of custom settings.
     pub names: Vec<String>,
+    /// What the session had when it was captured last.
+    pub more: More,
     /// What the tracker knows and the server does not: unnamed statement, libraries, obstacles.
     pub from_wire: State,
     /// Statements that were captured before and are the same still.
     pub described: Vec<Prepared>,
+    /// The client has prepared statements since its last `Sync`, and nothing else.
+    pub begun: bool,
 }
 
 /// See the module.
@@ -102,7 +106,11 @@ impl Capture {
         self.attempts += 1;
         self.state = self.question.from_wire.clone();
         self.lastval = None;
-        let names = array(&self.question.names);
+        if std::mem::take(&mut self.question.begun) {
+            // That began an implicit transaction, in which `BEGIN` may not choose how to read any more.
+            message::put_sync(out);
+            self.steps.push_back(Step::Asking);
+        }
         self.run(out, "b", BEGIN, &[]);
         if self.without_timeout {
             self.run(out, "t", "SELECT 'time', pg_catalog.current_setting('statement_timeout')", &[]);
@@ -111,10 +119,20 @@ impl Capture {
             message::put_sync(out);
             self.steps.push_back(Step::Asking);
         }
-        let query = introspection::query(self.question.major);
-        self.run(out, "i", &query, &[names.as_bytes(), RESERVED.as_bytes()]);
+        let Question { major, superuser, more, .. } = self.question;
+        let questions = introspection::questions(major, superuser, more);
+        for question in &questions.plain {
+            self.run(out, "i", question, &[]);
+        }
+        if !self.question.names.is_empty() {
+            self.run(out, "i", &questions.custom, &[array(&self.question.names).as_bytes()]);
+        }
         message::put_sync(out);
-        self.run(out, "d", &introspection::sequence_probe(&self.nonce), &[]);
+        let probe = match more.sequences {
+            true => introspection::sequence_probe(&self.nonce),
+            false => introspection::lastval_probe(&self.nonce),
+        };
+        self.run(out, "d", &probe, &[]);
         message::put_sync(out);
         self.leave(out);
         self.steps.extend([Step::Asking, Step::Probing, Step::Leaving]);
@@ -150,6 +168,7 @@ impl Capture {
         let Some(text) = text.strip_prefix(&self.nonce) else { return };
         if let Some(value) = text.strip_prefix("lastval=") {
             self.lastval = value.parse().ok();
+            self.state.more.sequences = true;
         } else if let Some(rest) = text.strip_prefix("currval=") {
             let mut parts = rest.splitn(3, ' ');
             let (value, own, name) = (parts.next(), parts.next(), parts.next());
@@ -213,6 +232,12 @@ impl Capture {
             self.ask(out);
             return Ok(false);
         }
+        let wanted = self.question.more.and(self.state.more);
+        if wanted != self.question.more {
+            self.question.more = wanted;
+            self.ask(out);
+            return Ok(false);
+        }
         if let (true, Some(value)) = (self.without_timeout, self.timeout_value.take()) {
             let mut settings = self.state.settings.iter_mut();
             if let Some(setting) = settings.find(|s| s.name.as_ref() == b"statement_timeout") {
@@ -225,7 +250,7 @@ impl Capture {
             prepared.description = known.and_then(|known| known.description.clone());
             prepared.surroundings =
                 known.and_then(|known| known.surroundings.clone()).or_else(|| here.clone());
-            if prepared.description.is_none() {
+            if prepared.description.is_none() && !prepared.is_changed() {
                 message::put(out, b'D', |out| {
                     out.extend_from_slice(b"S");
                     message::put_text(out, &prepared.name);

@@ -6,58 +6,90 @@
 
 use bytes::Bytes;
 
+use super::capture::RESERVED;
 use super::lexer::{self, Token, Tokens};
 use super::restore::LAST;
 use super::state::{AdvisoryLock, LockKey, Prepared, Setting, State};
 use crate::engine::Obstacle;
 
-/// `$1`: candidate names of custom settings, `$2`: prefix of the router's own statement names.
-/// Statements come in the order in which they can be prepared again: an `EXECUTE` among them returns nothing before what
-/// it executes is there. `{locked}` and `{longest}` are filled in by [`query`].
-///
-/// Values of source `client` come from the start-up packet, and the next log in sends the same one. (A client's own `SET`,
-/// even to the same value, makes the source `session`.) Only those that could strike the restore itself are asked for.
-const QUERY: &str = "\
-SELECT 'sess' AS k, CAST(SESSION_USER AS pg_catalog.text) AS a, pg_catalog.current_setting('role') AS b, \
- CAST((SELECT pg_catalog.count(*) FROM pg_catalog.pg_depend AS d \
-  WHERE d.refclassid OPERATOR(pg_catalog.=) CAST(2615 AS pg_catalog.oid) \
-   AND d.refobjid OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) AS pg_catalog.text) AS c, \
- CAST(pg_catalog.pg_backend_pid() AS pg_catalog.text) AS d \
-UNION ALL SELECT 'guc', g.name, g.setting, \
- pg_catalog.concat(g.source, CASE WHEN g.context OPERATOR(pg_catalog.=) 'superuser' AND NOT {locked} THEN '!' ELSE '' END), \
- pg_catalog.current_setting(g.name) \
- FROM pg_catalog.pg_settings AS g \
- WHERE (g.source OPERATOR(pg_catalog.=) ANY (ARRAY['session','user','database','database user','global']) \
-   OR g.source OPERATOR(pg_catalog.=) 'client' AND g.name OPERATOR(pg_catalog.=) ANY (ARRAY['statement_timeout', \
-    'lock_timeout','transaction_timeout','default_transaction_isolation','default_transaction_read_only', \
-    'default_transaction_deferrable'])) \
-  AND g.name OPERATOR(pg_catalog.<>) ALL (ARRAY['transaction_isolation','transaction_read_only','transaction_deferrable']) \
-UNION ALL SELECT 'cust', u.n, \
+/// One question for each kind of state, all in one transaction. Functions, not the views over them, and no `UNION`: to
+/// plan those costs the server more than to run them, and clients wait meanwhile.
+const SESSION: &str = "\
+SELECT 'sess', SESSION_USER, pg_catalog.current_setting('role'), pg_catalog.pg_my_temp_schema()";
+
+/// A session's temporary schema stays when its last object goes; this is what its end itself would look at.
+const TEMPORARY: &str = "\
+SELECT 'temp' FROM pg_catalog.pg_depend AS d WHERE d.refclassid OPERATOR(pg_catalog.=) CAST(2615 AS pg_catalog.oid) \
+ AND d.refobjid OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema() LIMIT 1";
+
+/// `{mark}` is filled in by [`questions`]. Most settings are at their default: that is looked at first.
+const SETTINGS: &str = "\
+SELECT 'guc', g.name, g.setting, {mark}, pg_catalog.current_setting(g.name) \
+ FROM pg_catalog.pg_show_all_settings() AS g \
+ WHERE g.source OPERATOR(pg_catalog.<>) 'default' \
+  AND g.source OPERATOR(pg_catalog.=) ANY (ARRAY['session','client','user','database','database user','global'])";
+
+/// `$1`: candidate names of custom settings. `{longest}` is filled in by [`questions`].
+const CUSTOM: &str = "\
+SELECT 'cust', u.n, \
  CASE WHEN pg_catalog.octet_length(pg_catalog.current_setting(u.n, true)) OPERATOR(pg_catalog.<=) {longest} \
-  THEN pg_catalog.current_setting(u.n, true) END, NULL, NULL \
+  THEN pg_catalog.current_setting(u.n, true) END \
  FROM pg_catalog.unnest(CAST($1 AS pg_catalog.text[])) AS u(n) \
  WHERE pg_catalog.current_setting(u.n, true) IS NOT NULL \
-  AND pg_catalog.lower(u.n) OPERATOR(pg_catalog.<>) ALL (SELECT pg_catalog.lower(s.name) FROM pg_catalog.pg_settings AS s) \
-UNION ALL SELECT 'prep', p.name, \
+  AND pg_catalog.lower(u.n) OPERATOR(pg_catalog.<>) ALL \
+   (SELECT pg_catalog.lower(s.name) FROM pg_catalog.pg_show_all_settings() AS s)";
+
+/// In the order in which they can be prepared again: an `EXECUTE` among them returns nothing before what it executes is
+/// there. The router's own are left out when they are read.
+const PREPARED: &str = "\
+SELECT 'prep', p.name, \
  CASE WHEN pg_catalog.octet_length(p.statement) OPERATOR(pg_catalog.<=) {longest} THEN p.statement END, \
- CAST(CAST(p.parameter_types AS pg_catalog.oid[]) AS pg_catalog.text), CAST(p.from_sql AS pg_catalog.text) \
- FROM (SELECT q.* FROM pg_catalog.pg_prepared_statements AS q ORDER BY q.from_sql DESC, q.prepare_time) AS p \
- WHERE NOT pg_catalog.starts_with(p.name, CAST($2 AS pg_catalog.text)) \
-UNION ALL SELECT 'curs', c.name, NULL, NULL, NULL FROM pg_catalog.pg_cursors AS c WHERE c.is_holdable \
-UNION ALL SELECT 'lstn', l.ch, NULL, NULL, NULL FROM pg_catalog.pg_listening_channels() AS l(ch) \
-UNION ALL SELECT 'lock', k.mode, CAST(k.classid AS pg_catalog.text), CAST(k.objid AS pg_catalog.text), \
- CAST(k.objsubid AS pg_catalog.text) FROM pg_catalog.pg_locks AS k \
- WHERE k.locktype OPERATOR(pg_catalog.=) 'advisory' AND k.pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid() \
-UNION ALL SELECT 'slot', CAST(r.slot_name AS pg_catalog.text), NULL, NULL, NULL \
- FROM pg_catalog.pg_replication_slots AS r \
- WHERE r.temporary AND r.active_pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()";
+ CAST(p.parameter_types AS pg_catalog.oid[]), p.from_sql \
+ FROM pg_catalog.pg_prepared_statement() AS p ORDER BY p.from_sql DESC, p.prepare_time";
+
+const REST: [&str; 4] = [
+    "SELECT 'curs' FROM pg_catalog.pg_cursor() AS c WHERE c.is_holdable",
+    "SELECT 'lstn', l.ch FROM pg_catalog.pg_listening_channels() AS l(ch)",
+    "SELECT 'lock', k.mode, k.classid, k.objid, k.objsubid FROM pg_catalog.pg_lock_status() AS k \
+     WHERE k.locktype OPERATOR(pg_catalog.=) 'advisory' AND k.pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()",
+    "SELECT 'slot' FROM pg_catalog.pg_get_replication_slots() AS r \
+     WHERE r.temporary AND r.active_pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()",
+];
+
+/// They are the question's own transaction's.
+const OF_TRANSACTION: [&[u8]; 3] =
+    [b"transaction_isolation", b"transaction_read_only", b"transaction_deferrable"];
 
 /// A prepared statement or a setting of the client's own that is longer than this, bytes, blocks: every look at the
 /// session would fetch it again.
 pub const LONGEST_TEXT: usize = 8 * 1024 * 1024;
 
-/// The query for a server of this major version.
-pub fn query(major: u32) -> String {
+/// What a session turned out to have, so that there is more to ask about: most have neither.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct More {
+    /// A schema for temporary objects.
+    pub temporary: bool,
+    /// It drew a value from a sequence.
+    pub sequences: bool,
+}
+
+impl More {
+    /// What either has.
+    pub fn and(self, other: More) -> More {
+        More { temporary: self.temporary || other.temporary, sequences: self.sequences || other.sequences }
+    }
+}
+
+/// What is asked.
+pub struct Questions {
+    /// In the order in which they are asked.
+    pub plain: Vec<String>,
+    /// The one that takes the candidate names of custom settings.
+    pub custom: String,
+}
+
+/// The questions for a server of this major version.
+pub fn questions(major: u32, superuser: bool, more: More) -> Questions {
     // Privileges on single parameters came with 15.
     let locked = match major {
         15.. => "pg_catalog.has_parameter_privilege(SESSION_USER, g.name, 'SET')",
@@ -65,15 +97,30 @@ pub fn query(major: u32) -> String {
             "(SELECT r.rolsuper FROM pg_catalog.pg_roles AS r WHERE r.rolname OPERATOR(pg_catalog.=) SESSION_USER)"
         }
     };
-    let query = QUERY.replace("{locked}", locked).replace("{longest}", &LONGEST_TEXT.to_string());
-    match major {
-        // `starts_with` came with 11.
-        11.. => query,
-        _ => query.replace(
-            "NOT pg_catalog.starts_with(p.name, CAST($2 AS pg_catalog.text))",
-            "pg_catalog.strpos(p.name, CAST($2 AS pg_catalog.text)) OPERATOR(pg_catalog.<>) 1",
+    let mark = match superuser {
+        true => "g.source".to_owned(),
+        false => format!(
+            "pg_catalog.concat(g.source, \
+             CASE WHEN g.context OPERATOR(pg_catalog.=) 'superuser' AND NOT {locked} THEN '!' END)"
         ),
+    };
+    let longest = LONGEST_TEXT.to_string();
+    let mut plain =
+        vec![SESSION.to_owned(), SETTINGS.replace("{mark}", &mark), PREPARED.replace("{longest}", &longest)];
+    plain.extend(REST.map(str::to_owned));
+    if more.temporary {
+        plain.push(TEMPORARY.to_owned());
     }
+    Questions { plain, custom: CUSTOM.replace("{longest}", &longest) }
+}
+
+/// Asks for `lastval()` alone, in the way of [`sequence_probe`]: most sessions never drew a value.
+pub fn lastval_probe(nonce: &str) -> String {
+    format!(
+        "DO $mv$ BEGIN PERFORM pg_catalog.set_config('lock_timeout', '20ms', true); \
+         RAISE INFO USING MESSAGE = pg_catalog.concat('{nonce}lastval=', pg_catalog.lastval()); \
+         EXCEPTION WHEN OTHERS THEN NULL; END $mv$"
+    )
 }
 
 /// Reports `lastval()` and every `currval()` without an error in the log: an `INFO` is always sent and, at the default
@@ -113,12 +160,15 @@ pub fn read_row(row: &[Option<&[u8]>], reading: &Reading<'_>, state: &mut State)
             state.session_user = kept(1).filter(|user| user.as_ref() != reading.login_user);
             // Also `none`: the log in may begin with another (`ALTER ROLE … SET role`).
             state.role = kept(2);
-            block(state, (column(3)? != b"0").then_some(Obstacle::TemporaryTable));
+            state.more.temporary = column(3)? != b"0";
         }
+        b"temp" => block(state, Some(Obstacle::TemporaryTable)),
         b"guc" => {
-            let source = column(3)?;
-            // The next log in sends the same start-up packet. Only what could strike the restore must be known of.
-            if source.starts_with(b"client") && !LAST.contains(&column(1)?) {
+            let (name, source) = (column(1)?, column(3)?);
+            // Values of source `client` come from the start-up packet, and the next log in sends the same one. (A client's
+            // own `SET`, even to the same value, makes the source `session`.) Only what could strike the restore itself
+            // must be known of.
+            if source.starts_with(b"client") && !LAST.contains(&name) || OF_TRANSACTION.contains(&name) {
                 return Some(());
             }
             let own = source.starts_with(b"session");
@@ -131,6 +181,7 @@ pub fn read_row(row: &[Option<&[u8]>], reading: &Reading<'_>, state: &mut State)
             Some(value) => state.custom.push((kept(1)?, value)),
             None => block(state, Some(Obstacle::Setting)),
         },
+        b"prep" if column(1)?.starts_with(RESERVED.as_bytes()) => {}
         b"prep" => {
             let prepared = read_prepared(row, reading)?;
             block(state, prepared.is_none().then_some(Obstacle::PreparedStatement));
@@ -153,7 +204,7 @@ pub fn block(state: &mut State, obstacle: Option<Obstacle>) {
 /// `None`: malformed. `Some(None)`: the statement is too long, or cannot be cut out of the text it came in.
 fn read_prepared(row: &[Option<&[u8]>], reading: &Reading<'_>) -> Option<Option<Prepared>> {
     let column = |at: usize| row.get(at).copied().flatten();
-    let (name, by_sql) = (column(1)?, column(4)? == b"true");
+    let (name, by_sql) = (column(1)?, column(4)? == b"t");
     let Some(text) = column(2) else { return Some(None) };
     let types = std::str::from_utf8(column(3)?).ok()?.trim_matches(['{', '}']);
     let types: Vec<u32> = types.split(',').filter_map(|oid| oid.parse().ok()).collect();
@@ -203,6 +254,39 @@ fn read_lock(row: &[Option<&[u8]>]) -> Option<AdvisoryLock> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_can_be_there_is_asked_for() {
+        let temporary = More { temporary: true, sequences: false };
+        let asked = |more| questions(18, true, more).plain.contains(&TEMPORARY.to_owned());
+        assert!(asked(temporary) && !asked(More::default()));
+        assert!(temporary.and(More { temporary: false, sequences: true }).temporary);
+        for (major, superuser, marked) in [(14, false, "pg_roles"), (15, false, "has_parameter_privilege")] {
+            assert!(questions(major, superuser, temporary).plain[1].contains(marked));
+            assert!(!questions(major, true, temporary).plain[1].contains(marked));
+        }
+    }
+
+    #[test]
+    fn the_questions_own_settings_and_statements_are_not_the_sessions() {
+        let reading = Reading { login_user: b"a", superuser: false, standard_strings: true };
+        let read = |row: &[&'static str]| {
+            let row: Vec<_> = row.iter().map(|column| Some(column.as_bytes())).collect();
+            let mut state = State::default();
+            read_row(&row, &reading, &mut state).unwrap();
+            state
+        };
+        assert_eq!(read(&["guc", "transaction_read_only", "on", "session", "on"]), State::default());
+        assert_eq!(read(&["guc", "application_name", "x", "client", "x"]), State::default());
+        assert_eq!(read(&["guc", "lock_timeout", "7", "client", "7ms"]).settings.len(), 1);
+        assert_eq!(
+            read(&["guc", "log_statement", "all", "session!", "all"]).obstacle,
+            Some(Obstacle::Setting)
+        );
+        assert_eq!(read(&["prep", "_mv_0i", "SELECT 1", "{}", "f"]), State::default());
+        assert_eq!(read(&["temp"]).obstacle, Some(Obstacle::TemporaryTable));
+        assert!(read(&["sess", "a", "none", "16400"]).more.temporary);
+    }
 
     #[test]
     fn a_prepare_is_cut_from_its_neighbours() {

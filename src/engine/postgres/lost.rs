@@ -19,7 +19,8 @@ use super::lexer;
 use super::message::{self, Message};
 use super::sql::{self, TransactionCommand};
 
-const LOST: (&str, &str) = ("40001", "could not serialize access: transaction lost in server move");
+pub(super) const LOST: (&str, &str) =
+    ("40001", "could not serialize access: transaction lost in server move");
 const FAILED: (&str, &str) =
     ("25P02", "current transaction is aborted, commands ignored until end of transaction block");
 /// Longest message that is taken while a transaction is lost.
@@ -93,7 +94,10 @@ impl LostTransaction {
             // It ended earlier in this segment; what follows belongs to the same failure.
             (Standing::Over, _) => (Standing::Over, Some(LOST)),
             (_, Some(TransactionCommand::Rollback)) => (Standing::Over, None),
-            (_, Some(TransactionCommand::Commit | TransactionCommand::Chain)) => (Standing::Over, Some(LOST)),
+            (
+                _,
+                Some(TransactionCommand::Commit | TransactionCommand::Prepare | TransactionCommand::Chain),
+            ) => (Standing::Over, Some(LOST)),
             (Standing::Open, _) | (_, Some(TransactionCommand::RollbackTo)) => (Standing::Failed, Some(LOST)),
             (_, None) => (Standing::Failed, Some(FAILED)),
         };

@@ -26,7 +26,8 @@ pub mod stored;
 pub mod tracker;
 
 use crate::engine::{
-    Arrival, CancelKey, Engine, Farewell, Fate, Flush, Inquiry, Loss, Obstacle, RouterLogin, Tracker as _,
+    Arrival, CancelKey, Engine, Farewell, Fate, Flush, Framing, Inquiry, Loss, Obstacle, RouterLogin,
+    Tracker as _,
 };
 
 /// The engine.
@@ -98,6 +99,10 @@ impl Engine for Postgres {
         tracker::Tracker::new(logged_in.parameters.clone(), startup.setting_names())
     }
 
+    fn framing(_: &greet::Startup) -> Option<Box<dyn Framing>> {
+        None
+    }
+
     fn secret_length(startup: &greet::Startup) -> usize {
         startup.secret_length()
     }
@@ -117,8 +122,10 @@ impl Engine for Postgres {
             standard_strings: tracker.parameter("standard_conforming_strings") != b"off",
             major: logged_in.major_version(),
             names: all,
+            more: last.more,
             from_wire: tracker.wire_state(),
             described: described.cloned().collect(),
+            begun: tracker.is_between_syncs(),
         };
         capture::Capture::new(question, inquiry.nonce)
     }
@@ -153,7 +160,9 @@ impl Engine for Postgres {
                 *value = Bytes::copy_from_slice(logged_in.parameter(name));
             }
         }
-        restore::Restore::new(state.clone(), context, nonce)
+        // Of the unnamed statement the wire always knows; when the session was last looked at it may have been another.
+        let state = state::State { unnamed: tracker.wire_state().unnamed, ..state.clone() };
+        restore::Restore::new(state, context, nonce)
     }
 
     fn reattach(
@@ -230,6 +239,23 @@ impl Engine for Postgres {
             format!("SELECT 1 FROM pg_catalog.pg_database WHERE datname = '{name}'"),
             format!("CREATE DATABASE \"{name}\""),
         )
+    }
+
+    fn transaction_query(logged_in: &log_in::LoggedIn) -> Option<String> {
+        Some(query::transaction_of(logged_in.backend_id))
+    }
+
+    fn outcome_query(transaction: u64) -> Option<String> {
+        Some(query::outcome_of(transaction))
+    }
+
+    fn outcome(answer: &str) -> Option<bool> {
+        match answer {
+            "committed" => Some(true),
+            "aborted" => Some(false),
+            // In progress, or so old that it is forgotten.
+            _ => None,
+        }
     }
 
     fn lost_transaction(tracker: &tracker::Tracker) -> lost::LostTransaction {

@@ -72,6 +72,27 @@ impl Dialogue for AdminQuery {
     }
 }
 
+/// Asks for the transaction that a backend is in: its number as `txid_status` takes it, which counts on where the
+/// 32 bits of `backend_xid` wrap around.
+///
+/// A crash would take back a number that is nowhere in the log yet, and give it to somebody else's transaction later.
+/// So the question is a transaction itself, with a later number, and its end puts the log on disk up to there.
+pub fn transaction_of(backend_id: u32) -> String {
+    format!(
+        "SELECT CASE WHEN y.behind < 2147483648 THEN y.latest - y.behind END, \
+          pg_catalog.set_config('synchronous_commit', 'local', true), \
+          pg_catalog.pg_logical_emit_message(true, 'scalepoint', '') \
+         FROM (SELECT x.latest, (x.latest % 4294967296 - x.id + 4294967296) % 4294967296 AS behind \
+          FROM (SELECT pg_catalog.txid_current() AS latest, CAST(CAST(a.backend_xid AS text) AS bigint) AS id \
+           FROM pg_catalog.pg_stat_activity AS a WHERE a.pid = {backend_id} OFFSET 0) AS x OFFSET 0) AS y"
+    )
+}
+
+/// Asks what became of it.
+pub fn outcome_of(transaction: u64) -> String {
+    format!("SELECT pg_catalog.txid_status({transaction})")
+}
+
 /// How one role proves itself, and whether it still may.
 pub struct Account {
     /// Its password verifier.

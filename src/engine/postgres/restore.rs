@@ -8,9 +8,9 @@
 //! ```
 //!
 //! A statement that cannot be parsed under the session's present `search_path` and role is tried once more under those
-//! of the log in: the old session had it, whatever was changed since. One whose objects are gone, or whose result has
-//! changed, is left out: running it would be an error on the old server too (0A000 there, 26000 here). What else fails
-//! is said, never passed over.
+//! of the log in: the old session had it, whatever was changed since. One whose result has changed is restored as one
+//! that answers so, as on the old server (0A000). One whose objects are gone is left out: running it would be an error
+//! on the old server too (42P01 there, 26000 here). What else fails is said, never passed over.
 
 use std::collections::VecDeque;
 
@@ -67,7 +67,7 @@ pub struct Restore {
     description: BytesMut,
     again: Vec<usize>,
     /// Statements whose result is not what it was: better none than one with other columns.
-    stale: Vec<Bytes>,
+    changed: Vec<usize>,
     failed_code: String,
     restored: Restored,
 }
@@ -84,7 +84,7 @@ impl Restore {
             answered_true: false,
             description: BytesMut::new(),
             again: Vec::new(),
-            stale: Vec::new(),
+            changed: Vec::new(),
             failed_code: String::new(),
             restored: Restored::default(),
         }
@@ -100,7 +100,7 @@ impl Restore {
             // Its objects changed under it: the old server would refuse to run it, and so will the new one.
             Some(_) if is_stale(&self.failed_code) => {}
             Some(text) => self.failed = Some(format!("prepared statement {name:?}: {text}")),
-            None if changed => self.stale.push(prepared.name.clone()),
+            None if changed => self.changed.push(at),
             None => {}
         }
     }
@@ -120,14 +120,10 @@ impl Restore {
         if let Some(text) = self.failed.take() {
             return Err(DialogueError::Unfaithful(text));
         }
-        if self.steps.is_empty() && !self.stale.is_empty() {
-            for name in std::mem::take(&mut self.stale) {
-                message::put(out, b'C', |out| {
-                    out.extend_from_slice(b"S");
-                    message::put_text(out, &name);
-                });
+        if self.steps.is_empty() {
+            for at in std::mem::take(&mut self.changed) {
+                self.put_changed(out, at);
             }
-            self.end(out, Step::May);
         }
         if self.steps.is_empty() && !self.again.is_empty() {
             for at in std::mem::take(&mut self.again) {

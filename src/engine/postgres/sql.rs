@@ -8,8 +8,10 @@ use super::lexer::{self, Token, Tokens};
 /// How a statement touches the transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TransactionCommand {
-    /// `COMMIT`, `END`, `PREPARE TRANSACTION`.
+    /// `COMMIT`, `END`.
     Commit,
+    /// `PREPARE TRANSACTION`: it ends here and is decided elsewhere.
+    Prepare,
     /// `ROLLBACK`, `ABORT`.
     Rollback,
     /// `ROLLBACK TO SAVEPOINT`.
@@ -35,8 +37,9 @@ pub fn transaction_command(text: &[u8]) -> Option<TransactionCommand> {
         () if first.is("rollback") && has("to") => Some(TransactionCommand::RollbackTo),
         // COMMIT PREPARED and ROLLBACK PREPARED end another transaction and fail inside one.
         () if (commit || rollback) && has("prepared") => None,
-        () if commit || first.is("prepare") && rest.first().is_some_and(|t| t.is("transaction")) => {
-            Some(TransactionCommand::Commit)
+        () if commit => Some(TransactionCommand::Commit),
+        () if first.is("prepare") && rest.first().is_some_and(|t| t.is("transaction")) => {
+            Some(TransactionCommand::Prepare)
         }
         () if rollback => Some(TransactionCommand::Rollback),
         () => None,
@@ -53,6 +56,8 @@ pub struct Hints {
     pub ended: bool,
     /// A statement follows that one.
     pub runs_on: bool,
+    /// It may be more than one transaction, or touch one that is open.
+    pub several: bool,
     /// It may change what the session is made of.
     pub suspect: bool,
     /// Its verb is none of those that leave the session as it was.
@@ -88,6 +93,11 @@ const BENIGN_VERBS: [&str; 24] = [
     "with",
     "values",
     "table",
+    "show",
+    "truncate",
+    "copy",
+    "lock",
+    "explain",
     "begin",
     "start",
     "commit",
@@ -96,15 +106,12 @@ const BENIGN_VERBS: [&str; 24] = [
     "abort",
     "savepoint",
     "release",
-    "show",
     "vacuum",
     "analyze",
-    "truncate",
-    "copy",
     "checkpoint",
-    "lock",
-    "explain",
 ];
+/// So many of them, at the front, begin statements that are one transaction, or a part of one, whatever they do.
+const OF_ONE_TRANSACTION: usize = 13;
 
 /// Words inside a statement that make it suspect whatever its verb is.
 const SUSPECT_WORDS: [&str; 4] = ["into_temp", "nextval", "setval", "temp"];
@@ -219,9 +226,14 @@ struct Statement<'a> {
 
 impl<'a> Statement<'a> {
     fn token(&mut self, token: Token<'a>, hints: &mut Hints) {
-        if let (0, Token::Word(word)) = (self.position, token) {
-            self.verb = Some(word);
-            self.first_word(word, hints);
+        match (self.position, token) {
+            (0, Token::Word(word)) => {
+                self.verb = Some(word);
+                self.first_word(word, hints);
+            }
+            (1.., _) | (_, Token::End) => {}
+            // A statement in parentheses.
+            _ => (hints.runs_on, hints.several) = (hints.runs_on || hints.ended, true),
         }
         match token {
             Token::Word(word) => self.word(word, hints),
@@ -251,7 +263,9 @@ impl<'a> Statement<'a> {
 
     fn first_word(&self, word: &[u8], hints: &mut Hints) {
         let is = |name: &str| word.eq_ignore_ascii_case(name.as_bytes());
-        let other = !BENIGN_VERBS.iter().any(|verb| is(verb));
+        let verb = BENIGN_VERBS.iter().position(|verb| is(verb));
+        let other = verb.is_none();
+        hints.several |= verb.is_none_or(|at| at >= OF_ONE_TRANSACTION);
         hints.other_verb |= other;
         hints.suspect |= other;
         hints.runs_on |= hints.ended;
@@ -366,7 +380,7 @@ mod tests {
         for (text, expected) in [
             ("COMMIT", Some(Commit)),
             ("/* x */ end work;", Some(Commit)),
-            ("PREPARE TRANSACTION 'x'", Some(Commit)),
+            ("PREPARE TRANSACTION 'x'", Some(Prepare)),
             ("PREPARE x AS SELECT 1", None),
             ("COMMIT PREPARED 'x'", None),
             ("rollback", Some(Rollback)),
@@ -422,6 +436,29 @@ mod tests {
         ] {
             assert!(of(text).suspect, "{text}");
         }
+    }
+
+    #[test]
+    fn one_transaction_is_told_from_several() {
+        for text in
+            ["SELECT 1", "INSERT INTO t VALUES (1); UPDATE t SET a = 2", "with x as (select 1) table x", ""]
+        {
+            assert!(!of(text).several, "{text}");
+        }
+        for text in [
+            "VACUUM t",
+            "CALL p()",
+            "DO $$begin commit; end$$",
+            "BEGIN; SELECT 1",
+            "INSERT INTO t VALUES (1); COMMIT",
+            "CREATE INDEX CONCURRENTLY ON t (a)",
+            "EXECUTE p",
+            "(SELECT 1)",
+        ] {
+            assert!(of(text).several, "{text}");
+        }
+        assert!(of("COMMIT; (SELECT f())").runs_on);
+        assert!(!of("COMMIT;; ").runs_on);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::introspection::More;
 use super::statements::ParseContext;
 use crate::engine::Obstacle;
 
@@ -33,6 +34,20 @@ pub struct Prepared {
     pub context: Option<ParseContext>,
     /// Where it was when it was captured first.
     pub surroundings: Option<Surroundings>,
+}
+
+impl Prepared {
+    /// A statement whose text is this stands for one whose result has changed.
+    ///
+    /// It is parsed beside a temporary table that hides the catalogue's and does not stay, so at every use the server
+    /// itself finds the result changed and says so: `cached plan must not change result type`, 0A000.
+    pub const CHANGED: &'static str =
+        "SELECT * FROM pg_am /* stands for a statement whose result type has changed */";
+
+    /// It stands for a statement whose result has changed.
+    pub fn is_changed(&self) -> bool {
+        self.sql.as_ref() == Self::CHANGED.as_bytes()
+    }
 }
 
 /// What names in a statement mean depends on these; the server looks again at every use.
@@ -107,4 +122,6 @@ pub struct State {
     pub loads: Vec<Vec<u8>>,
     /// What cannot be carried.
     pub obstacle: Option<Obstacle>,
+    /// What the session had that is to be asked about further.
+    pub more: More,
 }

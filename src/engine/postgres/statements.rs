@@ -35,6 +35,7 @@ struct Known {
     commits: bool,
     /// It ends a transaction.
     ends: Option<TransactionCommand>,
+    several: bool,
     binds_setting_names: bool,
 }
 
@@ -44,8 +45,10 @@ pub struct Bound {
     pub suspect: bool,
     /// Running it may commit.
     pub commits: bool,
-    /// Running it ends a transaction.
-    pub ends: bool,
+    /// Running it ends a transaction so; what it does is not known: in the worst way.
+    pub ends: Option<TransactionCommand>,
+    /// Running it may be more than one transaction, or touch one that is open.
+    pub several: bool,
     /// Bound values that may be names of settings.
     pub names: Vec<String>,
 }
@@ -117,6 +120,7 @@ impl Statements {
             suspect: hints.suspect || body.is_none(),
             commits: hints.commits || body.is_none(),
             ends: body.and_then(text_of).and_then(sql::transaction_command),
+            several: hints.several || body.is_none(),
             binds_setting_names: hints.binds_setting_names || body.is_none(),
         };
         if unsure {
@@ -155,6 +159,7 @@ impl Statements {
                 suspect: true,
                 commits: true,
                 ends: None,
+                several: true,
                 binds_setting_names: false,
             },
         );
@@ -185,10 +190,16 @@ impl Statements {
         let name = message::take_text(&mut rest)?;
         let known = if name.is_empty() { self.unnamed.as_ref() } else { self.named.get(name) };
         let Some(known) = known else {
-            return Some(Bound { suspect: true, commits: true, ends: true, names: Vec::new() });
+            let (ends, names) = (Some(TransactionCommand::Chain), Vec::new());
+            return Some(Bound { suspect: true, commits: true, several: true, ends, names });
         };
-        let names = if known.binds_setting_names { bound_names(rest) } else { Vec::new() };
-        Some(Bound { suspect: known.suspect, commits: known.commits, ends: known.ends.is_some(), names })
+        Some(Bound {
+            suspect: known.suspect,
+            commits: known.commits,
+            ends: known.ends,
+            several: known.several,
+            names: if known.binds_setting_names { bound_names(rest) } else { Vec::new() },
+        })
     }
 
     /// The statements that end transactions, by name: pgjdbc prepares `COMMIT` long before it runs it.

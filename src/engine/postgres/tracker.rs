@@ -20,12 +20,15 @@ use bytes::{Bytes, BytesMut};
 
 use super::lost::Standing;
 use super::message;
-use super::sql::{self, Hints};
+use super::sql::{self, Hints, TransactionCommand};
 use super::state::State;
 use super::statements::Statements;
 use crate::engine::{Drift, Obstacle};
 
+mod doubt;
 mod scan;
+
+use doubt::Asked;
 
 /// Messages up to this length are read whole; of longer ones only this much is looked at.
 pub const INSPECTED: usize = 64 * 1024;
@@ -47,6 +50,11 @@ struct Segment {
     ended: bool,
     /// A statement follows that one: what it does commits by itself.
     runs_on: bool,
+    /// It may be more than one transaction.
+    several: bool,
+    /// It is one `COMMIT`.
+    is_commit: bool,
+    asked: Asked,
     /// Ends of bulk data that the client sent before the server asked for the data (pgx does).
     copy_ended: u32,
     /// How many `Parse` messages had been forwarded when it ended.
@@ -65,6 +73,8 @@ pub struct Tracker {
     /// The open segment has failed: the server discards everything up to its `Sync`.
     skipping: bool,
     waiting: VecDeque<Segment>,
+    /// How many messages of the answer to the oldest segment have come, besides those that may come at any time.
+    answered: u32,
     copy_in: bool,
     client_skip: usize,
     server_skip: usize,
@@ -92,6 +102,7 @@ impl Tracker {
             unsynced: false,
             skipping: false,
             waiting: VecDeque::new(),
+            answered: 0,
             copy_in: false,
             client_skip: 0,
             server_skip: 0,
@@ -109,7 +120,8 @@ impl Tracker {
     }
 
     fn at_rest(&self) -> bool {
-        !self.unsynced && self.waiting.is_empty() && !self.copy_in && self.client_skip == 0
+        let begun = self.unsynced && !self.only_prepares();
+        !begun && self.waiting.is_empty() && !self.copy_in && self.client_skip == 0
     }
 
     /// What the client believes of a reported parameter.
@@ -150,13 +162,20 @@ impl Tracker {
     pub(super) fn complete(&mut self, state: &mut State) {
         for prepared in &mut state.prepared {
             prepared.context = self.statements.context(&prepared.name).cloned();
-            if prepared.context.is_none() || self.parse_context_unsure {
+            let unsure = prepared.context.is_none() || self.parse_context_unsure;
+            if unsure && !prepared.is_changed() {
                 state.obstacle = state.obstacle.or(Some(Obstacle::PreparedStatement));
             }
         }
         self.statements.retain(|name| state.prepared.iter().any(|p| p.name.as_ref() == name));
         // With no statement left, nothing hangs on what those settings were.
         self.parse_context_unsure &= !state.prepared.is_empty();
+    }
+
+    /// Nothing is begun.
+    fn begins_anew(&mut self) {
+        self.open = Segment::default();
+        (self.unsynced, self.skipping, self.answered) = (false, false, 0);
     }
 
     /// The client's segment has begun and its `Sync` has not come.
@@ -204,10 +223,11 @@ impl Tracker {
 
     /// A message of the client is about to be forwarded; `body` may be only its first part.
     fn client_message(&mut self, kind: u8, body: &[u8], whole: bool) {
+        self.open.asked.add(kind, body);
         match kind {
             b'Q' => self.query(body, whole),
             b'F' => {
-                self.open.suspect = true;
+                (self.open.suspect, self.open.several) = (true, true);
                 self.end_segment(false);
             }
             b'P' => self.parse(body, whole),
@@ -240,6 +260,8 @@ impl Tracker {
             self.statements.prepared_by_sql(name, true);
         }
         self.statements.query();
+        let is_commit = hints.ended && hints.commits && !hints.runs_on && whole;
+        self.open.is_commit = is_commit && sql::transaction_command(text) == Some(TransactionCommand::Commit);
         self.note(hints, whole);
         self.end_segment(false);
     }
@@ -266,7 +288,9 @@ impl Tracker {
         self.open.suspect |= bound.suspect;
         self.open.may_commit |= bound.commits;
         self.open.runs_on |= self.open.ended;
-        self.open.ended |= bound.ends;
+        self.open.ended |= bound.ends.is_some();
+        self.open.several |= bound.several;
+        self.open.is_commit = bound.ends == Some(TransactionCommand::Commit);
         for name in bound.names {
             self.add_name(name);
         }
@@ -277,6 +301,7 @@ impl Tracker {
         self.open.suspect |= hints.suspect || !whole;
         self.open.may_commit |= hints.commits || !whole;
         self.open.runs_on |= hints.runs_on || !whole;
+        self.open.several |= hints.several || !whole;
         self.gather(hints, whole);
     }
 
@@ -312,6 +337,7 @@ impl Tracker {
             b'Z' => {
                 self.status = body.first().copied().unwrap_or(b'I');
                 self.copy_in = false;
+                self.answered = 0;
                 if let Some(segment) = self.waiting.pop_front() {
                     self.statements.answered(segment.parses);
                 }
@@ -361,6 +387,7 @@ impl Tracker {
         {
             self.open.may_commit |= swallowed.may_commit;
             self.open.suspect |= swallowed.suspect;
+            (self.open.several, self.open.asked) = (true, Asked::UNKNOWN);
             self.unsynced = true;
         }
     }

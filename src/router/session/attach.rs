@@ -81,7 +81,10 @@ impl<E: Engine> Session<E> {
     /// One stretch without a backend.
     pub(super) async fn detached(&mut self, signal: &Signal) -> Result<(), End> {
         if signal.phase == Phase::Closing {
-            return Err(End::Told(Farewell::ShuttingDown));
+            return Err(End::Told(self.doubt.unknown().unwrap_or(Farewell::ShuttingDown)));
+        }
+        if self.doubt.is_left() {
+            return self.resolve(signal).await;
         }
         let wanted = self.wants_backend().await?;
         let wanted = wanted || self.woken;

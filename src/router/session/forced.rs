@@ -1,7 +1,8 @@
 //! A forced change: the session is brought to rest, or closed.
 //!
 //! First the cases are reduced: what is running is cancelled, and the server's own answer, which is definite, goes to
-//! the client. What is left is a session at rest (carried), one in a transaction, or one whose answer does not come.
+//! the client. What is left is a session at rest (carried), one in a transaction, or one whose answer does not come
+//! ([`super::doubt`]).
 
 use std::time::Duration;
 
@@ -34,15 +35,14 @@ impl<E: Engine> Session<E> {
             Fate::Carried if self.tracker.is_quiet() && told => self.carried(signal).await,
             Fate::StatementFailed if told => self.abort_transaction(signal).await,
             Fate::TransactionAborted if mild && told => self.abort_transaction(signal).await,
-            Fate::CommitUnknown if mild => self.closed(Farewell::CommitUnknown),
-            Fate::StatementUnknown | Fate::StatementAborted if mild => {
-                self.closed(Farewell::StatementUnknown)
-            }
+            Fate::CommitUnknown if mild => self.stand_by(signal, Farewell::CommitUnknown).await,
+            Fate::StatementUnknown if mild => self.stand_by(signal, Farewell::StatementUnknown).await,
+            Fate::StatementAborted if mild => self.closed(Farewell::StatementUnknown),
             _ => self.closed(Farewell::ForcedChange),
         }
     }
 
-    fn closed(&mut self, why: Farewell) -> Result<(), End> {
+    pub(super) fn closed(&mut self, why: Farewell) -> Result<(), End> {
         self.membership.fared(|tally| tally.closed += 1);
         Err(End::Told(why))
     }
@@ -97,7 +97,7 @@ impl<E: Engine> Session<E> {
         matches!(sent.await, Ok(Ok(())))
     }
 
-    async fn pump_until(&mut self, deadline: Instant) -> Option<Event> {
+    pub(super) async fn pump_until(&mut self, deadline: Instant) -> Option<Event> {
         let Session { membership, client, backend, cleared, tracker, rest, cluster, .. } = self;
         let backend = backend.as_mut()?;
         let names = |backend_id| membership.name_of(backend_id);

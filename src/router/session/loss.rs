@@ -4,7 +4,7 @@
 //! |---|---|
 //! | nothing, and the session is known as it was | nothing; its session is restored |
 //! | a transaction that certainly did not commit | 40001 for its next request (or the running one), then its session |
-//! | a COMMIT, or a statement outside a transaction | "outcome unknown", and the connection closes |
+//! | a COMMIT, or a statement outside a transaction | "outcome unknown", and the connection closes (see [`super::doubt`]) |
 //! | state that died with the server | the reason, and the connection closes |
 
 use std::time::Duration;
@@ -37,11 +37,13 @@ impl<E: Engine> Session<E> {
             return Err(End::Database);
         }
         drop(backend);
-        let told = self.truth();
         // What was cleared for the old backend was perhaps sent and perhaps not; it counts as sent.
         let cleared = std::mem::take(&mut self.client.from.cleared);
         bytes::Buf::advance(&mut self.client.from.bytes, cleared);
-        if let Some(why) = told {
+        if self.leave_in_doubt() {
+            return Ok(());
+        }
+        if let Some(why) = self.truth() {
             self.membership.fared(|tally| tally.closed += 1);
             return Err(End::Told(why));
         }
@@ -54,13 +56,18 @@ impl<E: Engine> Session<E> {
         } else {
             self.membership.fared(|tally| tally.carried += 1);
         }
+        self.detach_from_lost(E::is_visible(&self.state));
+        Ok(())
+    }
+
+    /// The session goes on without the backend that is gone.
+    pub(super) fn detach_from_lost(&mut self, visible: bool) {
         if self.tracker.drift() > Drift::None {
             E::weaken(&mut self.state);
         }
         self.tracker.reattached();
         self.rest.seen(&self.membership, &self.tracker);
-        self.membership.detach(E::is_visible(&self.state));
-        Ok(())
+        self.membership.detach(visible);
     }
 
     /// Another session has asked for the end of this one, a moment ago.
@@ -75,6 +82,11 @@ impl<E: Engine> Session<E> {
             Fate::StatementUnknown => return Some(Farewell::StatementUnknown),
             Fate::Carried | Fate::TransactionAborted | Fate::StatementAborted | Fate::StatementFailed => {}
         }
+        self.state_lost()
+    }
+
+    /// What of the session's state died with the server, if any did.
+    pub(super) fn state_lost(&self) -> Option<Farewell> {
         let of_wire = self.tracker.obstacle().filter(|obstacle| !obstacle.is_passing());
         if let Some(obstacle) = self.rest.standing().or(of_wire) {
             return Some(Farewell::StateLost(obstacle.to_string().replace('_', " ")));

@@ -93,6 +93,11 @@ impl Rest {
         self.parked = None;
     }
 
+    /// The session holds still for this round, as well as it can.
+    pub(super) fn parks(&mut self, round: u64) {
+        self.parked = Some(round);
+    }
+
     /// The session holds still for this round.
     pub(crate) fn is_parked(&self, round: u64) -> bool {
         self.parked == Some(round)
@@ -238,13 +243,12 @@ impl<E: Engine> Session<E> {
         });
         let cancel = backend.canceller();
         let captured = cancelled_when_late(backend.converse(question), cancel).await;
-        let libraries = backend.libraries();
+        let of_libraries = backend.library_obstacle();
         self.looked(started);
         match captured {
             Ok(mut captured) => {
                 E::captured(&mut self.tracker, &mut captured.state);
-                self.rest.standing =
-                    E::state_obstacle(&captured.state).or_else(|| E::library_obstacle(&libraries));
+                self.rest.standing = E::state_obstacle(&captured.state).or(of_libraries);
                 self.state = captured.state;
                 self.pass_aside(captured.aside).await
             }

@@ -15,7 +15,8 @@ impl Capture {
         if self.brief {
             state.user_variables.clone_from(&self.last.user_variables);
         } else {
-            state.block(saved.in_transaction.then_some(Obstacle::OpenTransaction));
+            let open = saved.in_transaction && !self.wire.begun;
+            state.block(open.then_some(Obstacle::OpenTransaction));
             state.block(evidence::obstacle(
                 self.product(),
                 &self.observed,

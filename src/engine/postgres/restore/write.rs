@@ -151,7 +151,28 @@ impl Restore {
         self.run(out, format!("SELECT {}", columns.join(", ")).as_bytes(), &values);
     }
 
+    /// A statement that answers at every use that its result has changed, see [`Prepared::CHANGED`]. If it cannot be
+    /// made (the session may make no temporary table), the session has none of this name.
+    pub(super) fn put_changed(&mut self, out: &mut BytesMut, at: usize) {
+        let Prepared { name, types, .. } = self.state.prepared[at].clone();
+        message::put(out, b'C', |out| {
+            out.extend_from_slice(b"S");
+            message::put_text(out, &name);
+        });
+        self.end(out, Step::May);
+        self.run(out, b"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE NOT DEFERRABLE", &[]);
+        self.run(out, b"SELECT pg_catalog.set_config('search_path', '', true)", &[]);
+        self.run(out, b"CREATE TEMPORARY TABLE pg_am (changed pg_catalog.int4)", &[]);
+        put_parse(out, &name, Prepared::CHANGED.as_bytes(), &types);
+        self.end(out, Step::May);
+        self.run(out, b"ROLLBACK", &[]);
+        self.end(out, Step::Must("ROLLBACK"));
+    }
+
     pub(super) fn put_statement(&mut self, out: &mut BytesMut, at: usize, again: bool) {
+        if self.state.prepared[at].is_changed() {
+            return self.put_changed(out, at);
+        }
         let Prepared { name, sql, types, by_sql, context, surroundings, .. } =
             self.state.prepared[at].clone();
         if again {
@@ -163,12 +184,7 @@ impl Restore {
         if by_sql {
             self.run(out, &sql, &[]);
         } else {
-            message::put(out, b'P', |out| {
-                message::put_text(out, &name);
-                message::put_text(out, &sql);
-                out.extend_from_slice(&u16::try_from(types.len()).unwrap_or(0).to_be_bytes());
-                types.iter().for_each(|oid| out.extend_from_slice(&oid.to_be_bytes()));
-            });
+            put_parse(out, &name, &sql, &types);
         }
         message::put(out, b'D', |out| {
             out.extend_from_slice(b"S");
@@ -258,4 +274,14 @@ impl Restore {
             self.end(out, Step::May);
         }
     }
+}
+
+/// `Parse` under whatever name the client gave it.
+fn put_parse(out: &mut BytesMut, name: &[u8], sql: &[u8], types: &[u32]) {
+    message::put(out, b'P', |out| {
+        message::put_text(out, name);
+        message::put_text(out, sql);
+        out.extend_from_slice(&u16::try_from(types.len()).unwrap_or(0).to_be_bytes());
+        types.iter().for_each(|oid| out.extend_from_slice(&oid.to_be_bytes()));
+    });
 }

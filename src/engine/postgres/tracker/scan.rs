@@ -2,11 +2,11 @@
 
 use bytes::BytesMut;
 
-use super::{INSPECTED, MAX_SEGMENTS, Segment, Tracker};
+use super::{INSPECTED, MAX_SEGMENTS, Tracker};
 use crate::engine::postgres::farewell;
 use crate::engine::postgres::message::{self, HEADER};
 use crate::engine::{
-    Admission, ClientScan, Directory, Drift, Farewell, Fate, Intercepted, Obstacle, Rest, ServerScan,
+    Admission, ClientScan, Directory, Doubt, Drift, Farewell, Fate, Intercepted, Obstacle, Rest, ServerScan,
 };
 
 /// How the contents of a message matter to the tracker.
@@ -80,15 +80,17 @@ impl crate::engine::Tracker for Tracker {
             };
             let end = bytes.len().min(at + length);
             let whole = end - at == length;
-            if is_inspected_from_server(kind) && length <= INSPECTED {
-                if !whole {
-                    break;
-                }
+            let inspected = is_inspected_from_server(kind) && length <= INSPECTED;
+            if inspected && !whole {
+                break;
+            }
+            if inspected && is_farewell(kind, &bytes[at + HEADER..end]) {
+                farewell = true;
+                break;
+            }
+            self.answered = self.answered.wrapping_add(u32::from(!matches!(kind, b'N' | b'S' | b'A')));
+            if inspected {
                 let body = &mut bytes[at + HEADER..end];
-                if is_farewell(kind, body) {
-                    farewell = true;
-                    break;
-                }
                 if kind == b'A' {
                     rename_notifier(body, names);
                 }
@@ -122,7 +124,7 @@ impl crate::engine::Tracker for Tracker {
     }
 
     fn is_running(&self) -> bool {
-        self.unsynced && !self.skipping || !self.waiting.is_empty()
+        self.unsynced && !self.skipping && !self.only_prepares() || !self.waiting.is_empty()
     }
 
     fn is_answered(&self) -> bool {
@@ -136,13 +138,18 @@ impl crate::engine::Tracker for Tracker {
     fn drift(&self) -> Drift {
         match () {
             () if self.open.suspect => Drift::Possible,
-            () if self.unsynced => self.drift.max(Drift::Benign),
+            () if self.unsynced && !self.only_prepares() => self.drift.max(Drift::Benign),
             () => self.drift,
         }
     }
 
     fn captured(&mut self) {
         self.drift = Drift::None;
+        if self.only_prepares() {
+            // Looking at the session has ended what was begun, with nothing in it.
+            self.begins_anew();
+            self.statements.settled();
+        }
         self.statements.all_settled();
     }
 
@@ -176,6 +183,10 @@ impl crate::engine::Tracker for Tracker {
         }
     }
 
+    fn doubt(&self) -> Option<Doubt> {
+        self.one_transaction()
+    }
+
     fn abort_copy(&mut self) -> Option<&'static [u8]> {
         if !self.copy_in || self.client_skip > 0 {
             return None;
@@ -194,8 +205,7 @@ impl crate::engine::Tracker for Tracker {
 
     fn reattached(&mut self) {
         self.status = b'I';
-        self.open = Segment::default();
-        (self.unsynced, self.skipping) = (false, false);
+        self.begins_anew();
         self.waiting.clear();
         self.copy_in = false;
         (self.backup, self.origin) = (false, false);
@@ -205,8 +215,7 @@ impl crate::engine::Tracker for Tracker {
 
     fn rolled_back(&mut self) {
         self.status = b'I';
-        self.open = Segment::default();
-        (self.unsynced, self.skipping) = (false, false);
+        self.begins_anew();
         self.drift = Drift::Possible;
     }
 }

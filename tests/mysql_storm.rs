@@ -1,0 +1,218 @@
+//! The promise for MySQL and MariaDB: clients work, the capacity changes every second or two, and nobody notices.
+//!
+//! Each storm lasts half of `SCALEPOINT_STORM_SECONDS`, because there are two servers. What is asked of it: no client
+//! sees an error, and whatever a session had is there after every statement.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use harness::mysql::Product;
+use harness::storm::{Storm, duration};
+use harness::{PATIENCE, Server};
+use mysql_async::prelude::Queryable as _;
+use mysql_async::{Conn, Statement};
+use sqlx::mysql::{MySqlConnectOptions, MySqlSslMode};
+use sqlx::{ConnectOptions as _, Connection as _, MySqlConnection, Row as _};
+
+mod harness;
+
+fn half() -> Duration {
+    duration() / 2
+}
+
+/// Runs one of sysbench's own tests in a storm.
+fn bench(product: Product, test: &str, words: &[&str]) {
+    let server = Arc::new(product.start());
+    server.sysbench(test, &["--threads=2", "prepare"], 2 * PATIENCE);
+    let seconds = half().as_secs();
+    let time = format!("--time={seconds}");
+    let all: Vec<&str> = words.iter().copied().chain([&*time, "--report-interval=0", "run"]).collect();
+    let storm = Storm::over(&server);
+    let printed = server.sysbench(test, &all, half() + PATIENCE);
+    storm.end(&format!("{product:?} {test} {words:?}"));
+    let figure = |name: &str| -> u64 {
+        let line = printed.lines().find(|line| line.trim_start().starts_with(name));
+        let figure = line.and_then(|line| line.split_whitespace().nth(name.split(' ').count()));
+        figure.and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("{name}: {printed}"))
+    };
+    // Deadlocks are the server's own, and sysbench runs such a transaction again; a lost connection is ours.
+    assert_eq!(figure("reconnects:"), 0, "{printed}");
+    assert!(figure("transactions:") > 0, "{printed}");
+}
+
+macro_rules! storms {
+    ($($name:ident: $product:ident, $test:literal, $words:expr;)*) => {$(
+        #[test]
+        fn $name() {
+            bench(Product::$product, $test, &$words);
+        }
+    )*};
+}
+
+storms! {
+    mariadb_read_write_16: MariaDb, "oltp_read_write", ["--threads=16"];
+    mariadb_read_write_64_without_prepared_statements:
+        MariaDb, "oltp_read_write", ["--threads=64", "--db-ps-mode=disable"];
+    mariadb_point_select_16_without_prepared_statements:
+        MariaDb, "oltp_point_select", ["--threads=16", "--db-ps-mode=disable"];
+    mariadb_point_select_64: MariaDb, "oltp_point_select", ["--threads=64"];
+    mysql9_read_write_16: MySql9, "oltp_read_write", ["--threads=16"];
+    mysql9_read_write_64_without_prepared_statements:
+        MySql9, "oltp_read_write", ["--threads=64", "--db-ps-mode=disable"];
+    mysql9_point_select_16_without_prepared_statements:
+        MySql9, "oltp_point_select", ["--threads=16", "--db-ps-mode=disable"];
+    mysql9_point_select_64: MySql9, "oltp_point_select", ["--threads=64"];
+}
+
+const KEEPERS: u32 = 8;
+
+/// What a session of mysql_async has, and looks for after every statement.
+struct Keeper {
+    number: u32,
+    conn: Conn,
+    statement: Statement,
+    id: u64,
+    note: Vec<u8>,
+    inserted: u64,
+}
+
+impl Keeper {
+    async fn connect(server: &Server, number: u32) -> Keeper {
+        let mut conn = Conn::new(server.mysql_options(number.is_multiple_of(2))).await.unwrap();
+        let own =
+            format!("SET SESSION sort_buffer_size = {}, time_zone = '+0{number}:00'", 65_536 + 1024 * number);
+        conn.query_drop(own).await.unwrap();
+        conn.query_drop(format!("PREPARE own FROM 'SELECT ? + {number}'")).await.unwrap();
+        conn.query_drop("SET @hundred = 100").await.unwrap();
+        let statement = "SELECT ? * 2, @@time_zone, @@sort_buffer_size, CAST(@note AS BINARY), @round";
+        let statement = conn.prep(statement).await.unwrap();
+        let id: u64 = conn.query_first("SELECT CONNECTION_ID()").await.unwrap().unwrap();
+        assert_eq!(id, u64::from(conn.id()));
+        Keeper { number, conn, statement, id, note: Vec::new(), inserted: 0 }
+    }
+
+    /// Works until `end`; returns how many of its rows were acknowledged.
+    async fn work(mut self, end: Instant) -> u64 {
+        let mut round = 0;
+        while Instant::now() < end {
+            round += 1;
+            self.note = format!("keeper {} round {round} \u{e4}\0\\'", self.number).into_bytes();
+            let note = hex::encode(&self.note);
+            self.run(&format!("SET @note = X'{note}', @round = {round}"), round).await;
+            let row = format!("INSERT INTO kept (keeper, round) VALUES ({}, {round})", self.number);
+            match round % 3 {
+                0 => {
+                    self.conn.query_drop("BEGIN").await.unwrap();
+                    self.insert(&row, round).await;
+                    self.run("COMMIT", round).await;
+                }
+                1 => self.insert(&row, round).await,
+                _ => {
+                    self.run("SET autocommit = 0", round).await;
+                    self.insert(&row, round).await;
+                    self.run("COMMIT", round).await;
+                    self.run("SET autocommit = 1", round).await;
+                }
+            }
+        }
+        self.conn.disconnect().await.unwrap();
+        round
+    }
+
+    async fn insert(&mut self, row: &str, round: u64) {
+        self.conn.query_drop(row).await.unwrap_or_else(|error| panic!("{row}: {error}"));
+        self.inserted = self.conn.last_insert_id().unwrap();
+        self.is_whole(round).await;
+    }
+
+    async fn run(&mut self, sql: &str, round: u64) {
+        self.conn.query_drop(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+        self.is_whole(round).await;
+    }
+
+    /// Everything that it had is there.
+    async fn is_whole(&mut self, round: u64) {
+        type Own = (i64, String, u64, Vec<u8>, u64);
+        let row: Option<Own> = self.conn.exec_first(&self.statement, (21,)).await.unwrap();
+        let zone = format!("+0{}:00", self.number);
+        let memory = u64::from(65_536 + 1024 * self.number);
+        assert_eq!(row, Some((42, zone, memory, self.note.clone(), round)));
+        let id: Option<u64> = self.conn.query_first("SELECT CONNECTION_ID()").await.unwrap();
+        assert_eq!(id, Some(self.id));
+        let last: Option<u64> = self.conn.query_first("SELECT LAST_INSERT_ID()").await.unwrap();
+        assert_eq!(last, Some(self.inserted));
+        let sum: Option<u64> = self.conn.query_first("EXECUTE own USING @hundred").await.unwrap();
+        assert_eq!(sum, Some(u64::from(100 + self.number)));
+    }
+}
+
+/// The same with sqlx, which prepares nearly everything.
+async fn sqlx_keeper(mut conn: MySqlConnection, number: u32, end: Instant) -> u64 {
+    let mut round = 0;
+    sqlx::query("SET @own = ?").bind(number).execute(&mut conn).await.unwrap();
+    let id: u64 = sqlx::query("SELECT CONNECTION_ID()").fetch_one(&mut conn).await.unwrap().get(0);
+    while Instant::now() < end {
+        round += 1;
+        let insert = "INSERT INTO kept (keeper, round) VALUES (?, ?)";
+        let done = sqlx::query(insert).bind(number).bind(round).execute(&mut conn).await.unwrap();
+        let row =
+            sqlx::query("SELECT LAST_INSERT_ID(), CAST(@own AS UNSIGNED), ? + 1, @@sql_mode LIKE '%PIPES%'")
+                .bind(round)
+                .fetch_one(&mut conn)
+                .await
+                .unwrap();
+        let found = (row.get::<u64, _>(0), row.get::<u64, _>(1), row.get::<u64, _>(2), row.get::<i64, _>(3));
+        // sqlx asks for PIPES_AS_CONCAT when it connects.
+        assert_eq!(found, (done.last_insert_id(), u64::from(number), round + 1, 1));
+        let again: u64 = sqlx::query("SELECT CONNECTION_ID()").fetch_one(&mut conn).await.unwrap().get(0);
+        assert_eq!(again, id);
+    }
+    conn.close().await.unwrap();
+    round
+}
+
+async fn sessions_keep_what_they_have(product: Product) {
+    let server = Arc::new(product.start());
+    let table = "CREATE TABLE kept (id INT PRIMARY KEY AUTO_INCREMENT, keeper INT, round INT, UNIQUE (keeper, round))";
+    server.mysql_run(&[table]).await;
+    let end = Instant::now() + half();
+    let mut work = Vec::new();
+    let storm = Storm::over(&server);
+    for number in 1..=KEEPERS {
+        let keeper = Keeper::connect(&server, number).await;
+        work.push((number, tokio::spawn(keeper.work(end))));
+    }
+    let options = MySqlConnectOptions::new()
+        .host(&server.address().ip().to_string())
+        .port(server.address().port())
+        .username("admin")
+        .password(&server.password("orders"))
+        .database("app")
+        .ssl_mode(MySqlSslMode::Disabled);
+    for number in 100..104 {
+        let conn = options.connect().await.unwrap();
+        work.push((number, tokio::spawn(sqlx_keeper(conn, number, end))));
+    }
+    let mut rounds = Vec::new();
+    for (number, keeper) in work {
+        rounds.push((number, keeper.await.unwrap()));
+    }
+    tokio::task::spawn_blocking(move || storm.end("sessions")).await.unwrap();
+    let mut conn = Conn::new(server.mysql_options(false)).await.unwrap();
+    for (number, round) in rounds {
+        let kept = format!("SELECT COUNT(*), COALESCE(MAX(round), 0) FROM kept WHERE keeper = {number}");
+        let kept: Option<(u64, u64)> = conn.query_first(kept).await.unwrap();
+        assert_eq!(kept, Some((round, round)), "keeper {number}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mariadb_sessions_keep_what_they_have() {
+    sessions_keep_what_they_have(Product::MariaDb).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mysql9_sessions_keep_what_they_have() {
+    sessions_keep_what_they_have(Product::MySql9).await;
+}
