@@ -45,6 +45,16 @@ distribution_postgres() {
     done
 }
 
+# The server of MariaDB or MySQL that the distribution installed, or nothing.
+distribution_mysql() {
+    local server
+    for server in /usr/sbin/mariadbd /usr/sbin/mysqld /usr/libexec/mariadbd /usr/libexec/mysqld; do
+        [[ -x "$server" ]] || continue
+        printf '%s\n' "$server"
+        return 0
+    done
+}
+
 # The address of the Debian mirror that apt uses for this machine's own packages, or nothing.
 debian_mirror() {
     # shellcheck disable=SC2016  # the dollars are apt's

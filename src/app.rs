@@ -30,6 +30,7 @@ use crate::telemetry::{self, LogOptions, Metrics};
 
 mod chores;
 mod files;
+mod machine;
 mod provide;
 
 use chores::Chores;
@@ -84,6 +85,9 @@ struct Shared<'a> {
 }
 
 async fn run(config: &Config) -> Result<(), Failure> {
+    // No file, no wishes: what the machine has.
+    let fit = if config.source.is_none() { Some(machine::fit(config)?) } else { None };
+    let config = fit.as_ref().unwrap_or(config);
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -110,6 +114,9 @@ async fn run(config: &Config) -> Result<(), Failure> {
         Ok(handles) => {
             let metrics = Arc::clone(&shared.metrics);
             open_api(config, admin, Clusters { handles, metrics }, &shared.stopping);
+            if config.source.is_none() {
+                machine::explain(config, &shared.data_dir);
+            }
             println!("ready");
             signals.wait_for_end(&shared.tls).await;
             Ok(())

@@ -299,8 +299,8 @@ fn what_keeps_it_from_starting() {
     let at_cluster =
         format!("data_dir = \"data\"\n[admin]\nlisten = \"127.0.0.1:0\"\n{}", cluster("orders", ""));
     let at_cluster = at_cluster.replacen(
-        "listen = \"127.0.0.1:0\"\nserver",
-        &format!("listen = \"{address}\"\nserver"),
+        "listen = \"127.0.0.1:0\"\nmin_capacity",
+        &format!("listen = \"{address}\"\nmin_capacity"),
         1,
     );
     for text in [admin, at_cluster] {
@@ -388,4 +388,19 @@ fn the_example_runs() {
     let kept = "my.answer = 42, TimeZone = Antarctica/Troll; shared_buffers = ";
     let buffers: Vec<&str> = said.lines().filter_map(|line| line.strip_prefix(kept)).collect();
     assert_eq!(buffers, ["512MB", "1GB", "2GB", "1GB", "512MB"], "{said}");
+}
+
+/// With no file it runs what the machine has, which is both; here it cannot, for want of a port.
+#[test]
+fn without_a_file() {
+    // If somebody else has it: just as well.
+    let taken = TcpListener::bind("127.0.0.1:5432");
+    let folder = folder();
+    let output = within(PATIENCE, scalepoint()).arg("serve").current_dir(folder.path()).output().unwrap();
+    drop(taken);
+    let said = stdout(&output);
+    assert!(said.contains("cluster    postgres: PostgreSQL of /"), "{said}");
+    assert!(said.contains("cluster    mysql: M"), "{said}");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("cannot listen on 127.0.0.1:"), "{}", stderr(&output));
 }

@@ -8,7 +8,9 @@ Tests use the fixture `serve`, or `serving` where a fixture of a wider scope sha
             ...
             assert server.scale(4)["outcome"] == "scaled"
 
-Environment: SCALEPOINT_BIN (the program), SCALEPOINT_PG<version>_BIN (see scripts/README.md), and optionally
+`serve_mysql("mariadb")` does the same with MariaDB ("mysql9", "mysql56": MySQL's); see mysqlserver.py.
+
+Environment: SCALEPOINT_BIN (the program), SCALEPOINT_PG<version>_BIN and the like (see scripts/README.md), and optionally
 SCALEPOINT_TEST_PORTS ("21000-21999": where free ports are looked for), SCALEPOINT_TEST_KEEP (keep data and logs).
 """
 
@@ -75,14 +77,19 @@ class Refused(AssertionError):
     """A subcommand ended with another exit code than expected."""
 
 
-class Server:
-    """A running `scalepoint serve` with one PostgreSQL cluster."""
+class Serve:
+    """A running `scalepoint serve` with one cluster; what is special to an engine is in the classes below it."""
 
     name = "test"
+    engine = None
+    min_capacity = 2
+    #: Names of the server's programs, to find its processes.
+    programs = ()
+    #: Of the parameter group.
+    usual_parameters = {}
 
-    def __init__(self, version="15", *, memory="256MiB", database="app", parameters=None, cluster="", top=""):
+    def __init__(self, programs_folder, *, memory="256MiB", database="app", parameters=None, cluster="", top=""):
         """`cluster`: further lines of the cluster's section; `top`: further sections of the file."""
-        self.version = int(version)
         self.database = database
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="scalepoint-test-", dir=os.environ.get("TMPDIR", "/tmp")))
         self.folder.chmod(0o755)
@@ -92,7 +99,8 @@ class Server:
         self.password = "correct horse"
         self.password_file.write_text(self.password + "\n")
         self.password_file.chmod(0o600)
-        group = "".join(f"{name} = {json.dumps(value)}\n" for name, value in (parameters or {}).items())
+        parameters = {**self.usual_parameters, **(parameters or {})}
+        group = "".join(f"{name} = {json.dumps(value)}\n" for name, value in parameters.items())
         self.config = self.folder / "scalepoint.toml"
         self.config.write_text(f"""
 data_dir = "{self.data_dir}"
@@ -108,10 +116,10 @@ shutdown_grace_seconds = 2
 {top}
 [[cluster]]
 name = "{self.name}"
-engine = "postgres"
+engine = "{self.engine}"
 listen = "127.0.0.1:{self.port}"
-server = "{server_folder(version)}"
-min_capacity = 2
+server = "{programs_folder}"
+min_capacity = {self.min_capacity}
 max_capacity = 16
 auto_pause = false
 master_username = "{MASTER}"
@@ -119,7 +127,6 @@ master_password_file = "{self.password_file}"
 database_name = "{database}"
 {cluster}
 [cluster.parameters]
-fsync = "off"
 {group}
 """)
         self.log_path = self.folder / "serve.log"
@@ -190,38 +197,16 @@ fsync = "off"
             if entry.name.isdigit() and int(entry.name) != self.process.pid:
                 with contextlib.suppress(OSError):
                     line = pathlib.Path(entry.path, "cmdline").read_bytes()
-                    if os.fsencode(self.data_dir) in line and b"postgres" in line:
+                    if os.fsencode(self.data_dir) in line and any(name in line for name in self.programs):
                         found.append(int(entry.name))
         return found
 
     def log(self):
         return self.log_path.read_text(errors="replace")[-20000:]
 
-    # Connections
-
     @property
     def ca(self):
         return self.data_dir / "certs" / "ca.pem"
-
-    def parameters(self, **changes):
-        """What libpq needs to connect as the master user over verified TLS; None removes one."""
-        parameters = {
-            "host": "localhost",
-            "hostaddr": "127.0.0.1",
-            "port": self.port,
-            "user": MASTER,
-            "password": self.password,
-            "dbname": self.database,
-            "sslmode": "verify-full",
-            "sslrootcert": str(self.ca),
-        }
-        parameters.update(changes)
-        return {name: value for name, value in parameters.items() if value is not None}
-
-    def connect(self, autocommit=True, row_factory=None, **changes):
-        """A psycopg connection, as the master user unless told otherwise."""
-        keywords = {"row_factory": row_factory} if row_factory else {}
-        return psycopg.connect(**self.parameters(**changes), autocommit=autocommit, **keywords)
 
     # The command line
 
@@ -272,10 +257,41 @@ fsync = "off"
         return {name: float(value) for name, value in samples}
 
 
+class Server(Serve):
+    """PostgreSQL."""
+
+    engine = "postgres"
+    programs = (b"postgres",)
+    usual_parameters = {"fsync": "off"}
+
+    def __init__(self, version="15", **options):
+        self.version = int(version)
+        super().__init__(server_folder(version), **options)
+
+    def parameters(self, **changes):
+        """What libpq needs to connect as the master user over verified TLS; None removes one."""
+        parameters = {
+            "host": "localhost",
+            "hostaddr": "127.0.0.1",
+            "port": self.port,
+            "user": MASTER,
+            "password": self.password,
+            "dbname": self.database,
+            "sslmode": "verify-full",
+            "sslrootcert": str(self.ca),
+        }
+        parameters.update(changes)
+        return {name: value for name, value in parameters.items() if value is not None}
+
+    def connect(self, autocommit=True, row_factory=None, **changes):
+        """A psycopg connection, as the master user unless told otherwise."""
+        keywords = {"row_factory": row_factory} if row_factory else {}
+        return psycopg.connect(**self.parameters(**changes), autocommit=autocommit, **keywords)
+
+
 @contextlib.contextmanager
-def serving(version="15", **options):
-    """A server for the length of a `with`; ends with the checks of `Server.stop`."""
-    server = Server(version, **options)
+def running(server):
+    """Runs a server for the length of a `with`; ends with the checks of `Serve.stop`."""
     try:
         yield server.start()
         if server.process.poll() is None:
@@ -290,6 +306,11 @@ def serving(version="15", **options):
         server.remove()
 
 
+def serving(version="15", **options):
+    """A PostgreSQL server for the length of a `with`."""
+    return running(Server(version, **options))
+
+
 @pytest.fixture
 def serve():
     """Starts servers that end with the test: `serve("15", parameters={...})`."""
@@ -302,3 +323,12 @@ def serve_module():
     """As `serve`, for fixtures of a module's scope."""
     with contextlib.ExitStack() as stack:
         yield lambda version="15", **options: stack.enter_context(serving(version, **options))
+
+
+@pytest.fixture
+def serve_mysql():
+    """As `serve`, of MariaDB or MySQL: `serve_mysql("mariadb")`."""
+    from mysqlserver import serving_mysql
+
+    with contextlib.ExitStack() as stack:
+        yield lambda product, **options: stack.enter_context(serving_mysql(product, **options))

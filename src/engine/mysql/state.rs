@@ -140,6 +140,7 @@ impl State {
 
 /// What only the wire knows of a session; the tracker keeps it, capture and restore go by it.
 #[derive(Debug, Clone, Default, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "findings that do not exclude each other")]
 pub struct Wire {
     /// Statements of `COM_STMT_PREPARE` that are open, in the order they were prepared.
     pub statements: Vec<Statement>,

@@ -108,10 +108,13 @@ impl Exam {
         body.extend_from_slice(method.plugin().as_bytes());
         body.push(0);
         match method {
+            // The only one that does not want a zero byte after it.
             Method::Ed25519(_) => body.extend_from_slice(&self.long_salt()),
-            _ => body.extend_from_slice(&self.salt),
+            Method::Native(_) | Method::Sha2(..) | Method::Unknown(_) => {
+                body.extend_from_slice(&self.salt);
+                body.push(0);
+            }
         }
-        body.push(0);
         Verdict::Ask(body)
     }
 

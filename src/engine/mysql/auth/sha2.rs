@@ -144,30 +144,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn vectors_of_the_specification() {
-        // From the specification of SHA-crypt; its salts are shorter than a server's.
+    fn digests_are_those_of_others() {
+        // What crypt(3) of the GNU C library makes of them; its salts are shorter than a server's.
+        let long = "we have a short salt string but not a short password";
         for (password, salt, rounds, encoded) in [
-            (
-                &b"Hello world!"[..],
-                &b"saltstring"[..],
-                5000,
-                &b"5B8vYYiY.CVt1RlTTf8KbXBH3hsxY/GNooZaBBGWEl8"[..],
-            ),
-            (
-                b"Hello world!",
-                b"saltstringsaltst",
-                10_000,
-                b"3xv.VbSCBX41eDL9L3voXzLiPLpcyo5Ty8DC0YL5Jp."[..].into(),
-            ),
-            (
-                b"we have a short salt string but not a short password",
-                b"short",
-                77_777,
-                b"JiCEzzpOpAXVJxboRd10g14.0.0cOT2FdKx9GV5Gcg/".as_slice(),
-            ),
+            ("Hello world!", "saltstring", 5000, "5B8vYYiY.CVt1RlTTf8KbXBH3hsxY/GNooZaBBGWEc5"),
+            ("Hello world!", "saltstringsaltst", 10_000, "3xv.VbSHBb41AL9AvLeujZkZRBAwqFMz2.opqey6IcA"),
+            (long, "short", 77_777, "JiO1O3ZpDAxGJeaDIuqCoEFysAe1mZNJRs3pw0KQRd/"),
         ] {
-            let digest = encode(&crypt(password, salt, rounds));
-            assert_eq!(std::str::from_utf8(&digest), std::str::from_utf8(encoded));
+            let digest = encode(&crypt(password.as_bytes(), salt.as_bytes(), rounds));
+            assert_eq!(std::str::from_utf8(&digest), Ok(encoded));
         }
     }
 
