@@ -31,6 +31,7 @@ mod forced;
 mod intercept;
 mod loss;
 mod lost;
+mod reauthenticate;
 pub(super) mod rest;
 
 pub(in crate::router) use doubt::InDoubt;
@@ -47,6 +48,8 @@ pub enum End {
     Told(Farewell),
     /// The database closed it, in its own words.
     Database,
+    /// It could not prove who it wanted to be, and was told so.
+    Denied,
 }
 
 /// A session; see the module.

@@ -18,6 +18,7 @@ pub mod globals;
 pub mod greet;
 pub mod hello;
 pub mod interlude;
+pub mod lexer;
 pub mod literal;
 pub mod log_in;
 pub mod lost;
@@ -25,6 +26,7 @@ pub mod packet;
 pub mod query;
 pub mod restore;
 pub mod save;
+pub mod sql;
 pub mod startup;
 pub mod state;
 pub mod tracker;
@@ -67,12 +69,8 @@ impl Engine for Mysql {
         greet::Greeting::new(arrival)
     }
 
-    fn greet_again(
-        arrival: &Arrival<'_, Mysql>,
-        startup: &greet::Startup,
-        request: Bytes,
-    ) -> greet::Greeting {
-        greet::Greeting::again(arrival, startup, request)
+    fn greet_again(startup: &greet::Startup, request: Bytes, secret: [u8; 32]) -> greet::Greeting {
+        greet::Greeting::again(startup, request, secret)
     }
 
     fn contract(logged_in: &log_in::LoggedIn) -> capability::Contract {

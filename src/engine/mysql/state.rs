@@ -140,6 +140,7 @@ impl State {
 
 /// What only the wire knows of a session; the tracker keeps it, capture and restore go by it.
 #[derive(Debug, Clone, Default, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "findings that do not exclude each other")]
 pub struct Wire {
     /// Statements of `COM_STMT_PREPARE` that are open, in the order they were prepared.
     pub statements: Vec<Statement>,
@@ -158,6 +159,8 @@ pub struct Wire {
     /// What was said of the transaction that is to come (`SET TRANSACTION …`), or that was begun and has done nothing
     /// (`START TRANSACTION …`): repeated as the last of a restore.
     pub characteristics: Vec<Bytes>,
+    /// The last of these has begun a transaction: it is open, and has done nothing.
+    pub begun: bool,
     /// Names of user variables that were seen (without the `@`), lower case.
     pub user_variables: Vec<Bytes>,
     /// Temporary tables that were seen to be made and not to be dropped (`name` or `db.name`, as written).

@@ -1,29 +1,185 @@
-//! Watching a session's bytes go by.
+//! Watches the packets of one session go by and knows when it may be moved.
+//!
+//! Every command is answered by itself and in order, so the commands that are under way are a queue ([`Pending`]), and the
+//! front one's answer is read packet by packet ([`answer`]). What a command's text says it does ([`sql`]) is believed when
+//! the server has said that it was done.
+//!
+//! ```text
+//!   quiet ──a command──► running ──answered: no transaction──► quiet
+//!                           ├─────answered: IN_TRANS─────────► in transaction (BEGIN alone: still quiet)
+//!                           └─────ERR in a transaction───────► unsure: the next look at the session asks
+//! ```
 
-use bytes::BytesMut;
+use std::collections::VecDeque;
 
+use bytes::{Bytes, BytesMut};
+
+use super::capability::{Product, bit};
+use super::farewell;
 use super::greet::Startup;
+use super::lexer::Mode;
 use super::log_in::LoggedIn;
 use super::restore::Restored;
+use super::sql::{Effect, Traits};
 use super::state::{State, Wire};
 use crate::engine::{
-    Admission, ClientScan, Directory, Drift, Farewell, Fate, Intercepted, Loss, Obstacle, Rest, ServerScan,
+    Admission, ClientScan, Directory, Drift, Farewell, Fate, Intercepted, Loss, Obstacle, ServerScan,
 };
 
+mod answer;
+mod attributes;
+mod changed;
+mod client;
+mod commands;
+mod context;
+mod intercept;
+mod server;
+mod statements;
+mod virtually;
+
+pub(crate) use client::command;
+
+use answer::{AUTOCOMMIT, Answer, Form, IN_TRANSACTION, Shape};
+use context::Known;
+use statements::{Preparing, Statements};
+
+/// Commands up to this length are read whole; of longer ones only this much is looked at.
+pub const INSPECTED: usize = 64 * 1024;
+/// How many commands may be under way before the client must read answers.
+const MAX_PENDING: usize = 4096;
+/// How much of a statement operators are shown.
+const SHOWN: usize = 160;
+
+/// A command that the server has not answered.
+#[derive(Debug)]
+struct Pending {
+    shape: Shape,
+    command: u8,
+    traits: Traits,
+    /// The sequence number of the next packet to the client.
+    sequence: u8,
+    /// The client's id of the statement that it is about.
+    id: u32,
+    /// What it does if it succeeds.
+    effects: Vec<Effect>,
+    preparing: Option<Box<Preparing>>,
+}
+
+/// What was found out about the transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// None is open, or one that has done nothing and can be begun anew.
+    Free,
+    /// One is open.
+    Open,
+    /// The last answer was an error and did not say.
+    Unsure,
+}
+
+/// What the router answers in the server's place after a move.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+struct Echo {
+    /// Rows of `SHOW WARNINGS`.
+    warnings: Vec<[Bytes; 3]>,
+    row_count: i64,
+}
+
 /// See the module.
+#[expect(clippy::struct_excessive_bools, reason = "what was seen; the states proper are enums")]
 pub struct Tracker {
     wire: Wire,
+    product: Product,
+    capabilities: u64,
+    form: Form,
+    /// The connection id that the client knows.
+    id: u32,
+    pending: VecDeque<Pending>,
+    answer: Answer,
+    /// The definitions of a statement that is being prepared.
+    definitions: BytesMut,
+    /// The answered half of a `PREPARE`.
+    prepared: Option<(u32, answer::Prepared)>,
+    /// This much of the client's packet is still to come, and another one goes on with it.
+    client_skip: usize,
+    client_more: bool,
+    /// What passes is the text of the statement that is being prepared.
+    collecting: bool,
+    /// How much of what passes next is not its text.
+    collect_from: usize,
+    /// The packet that another one goes on with is of the command at the back of the queue.
+    splitting: bool,
+    server_skip: usize,
+    server_more: bool,
+    statements: Statements,
+    known: Known,
+    /// The keys under which each of the wire's named statements was prepared.
+    named_keys: Vec<[u64; 3]>,
+    /// More user variables were named than are remembered.
+    names_overflown: bool,
+    standing: Standing,
+    status: u16,
+    drift: Drift,
+    /// What `SHOW` would say, had the session not been moved.
+    echo: Option<Echo>,
+    /// The command at the front was looked at and may pass; a number in it is to be this one.
+    passing: Option<Option<u32>>,
+    forced: bool,
+    /// The last thing that the client was told is that its transaction was aborted.
+    told: bool,
+    draws_sequence: bool,
+    asks_sequence: bool,
+    shown: Vec<u8>,
 }
 
 /// What a backend that went away said last tells about the server.
-pub fn loss(_bytes: &[u8]) -> Loss {
-    Loss::Unclear
+pub fn loss(bytes: &[u8]) -> Loss {
+    server::loss(bytes)
 }
 
 impl Tracker {
     /// A session that has just logged in; `id` is the connection id that the client knows.
-    pub fn new(_startup: &Startup, _logged_in: &LoggedIn, _id: u32) -> Tracker {
-        Tracker { wire: Wire::default() }
+    pub fn new(startup: &Startup, logged_in: &LoggedIn, id: u32) -> Tracker {
+        let mut wire = Wire::default();
+        wire.context.database =
+            startup.database.as_ref().filter(|name| !name.is_empty()).map(|name| Bytes::from(name.clone()));
+        let mut known = Known::default();
+        wire.context.era = known.era();
+        let capabilities = startup.capabilities;
+        Tracker {
+            wire,
+            product: logged_in.product(),
+            capabilities,
+            form: Form {
+                no_eof: capabilities & bit::DEPRECATE_EOF != 0,
+                progress: capabilities & bit::MARIADB_PROGRESS != 0,
+            },
+            id,
+            pending: VecDeque::new(),
+            answer: Answer::default(),
+            definitions: BytesMut::new(),
+            prepared: None,
+            client_skip: 0,
+            client_more: false,
+            collecting: false,
+            collect_from: 0,
+            splitting: false,
+            server_skip: 0,
+            server_more: false,
+            statements: Statements::default(),
+            known,
+            named_keys: Vec::new(),
+            names_overflown: false,
+            standing: Standing::Free,
+            status: AUTOCOMMIT,
+            drift: Drift::None,
+            echo: None,
+            passing: None,
+            forced: false,
+            told: false,
+            draws_sequence: false,
+            asks_sequence: false,
+            shown: Vec::new(),
+        }
     }
 
     /// What only the wire knows.
@@ -31,71 +187,223 @@ impl Tracker {
         &self.wire
     }
 
+    /// How the session's texts are read.
+    pub(crate) fn mode(&self) -> Mode {
+        let ansi = self
+            .wire
+            .context
+            .sql_mode
+            .as_ref()
+            .is_some_and(|mode| mode.windows(4).any(|word| word.eq_ignore_ascii_case(b"ANSI")));
+        Mode {
+            no_escapes: self.status & answer::NO_BACKSLASH != 0,
+            ansi_quotes: match self.product {
+                Product::MariaDb => self.status & answer::ANSI_QUOTES != 0,
+                Product::MySql | Product::MySql56 => ansi,
+            },
+        }
+    }
+
+    fn has(&self, capability: u64) -> bool {
+        self.capabilities & capability != 0
+    }
+
+    /// Where the text begins in the body of a `COM_QUERY`.
+    pub(crate) fn text_at(&self, body: &[u8]) -> usize {
+        if self.has(bit::QUERY_ATTRIBUTES) { attributes::text_at(body) } else { 1 }
+    }
+
+    /// What stands between the command and the text of a `COM_QUERY` without attributes.
+    pub(crate) fn put_attributes(&self, out: &mut BytesMut) {
+        if self.has(bit::QUERY_ATTRIBUTES) {
+            out.extend_from_slice(&[0, 1]);
+        }
+    }
+
+    /// Nothing is under way.
+    fn at_rest(&self) -> bool {
+        self.pending.is_empty() && self.between_commands()
+    }
+
+    /// The client is not in the middle of a command.
+    fn between_commands(&self) -> bool {
+        self.client_skip == 0 && !self.client_more
+    }
+
+    fn is_mid_packet(&self) -> bool {
+        self.server_skip > 0 || self.server_more
+    }
+
+    /// Cursors and data sent ahead are soon done with, and nothing can make them anew.
+    fn is_holding(&self) -> bool {
+        self.statements.any(|live| live.cursor || live.long_data)
+    }
+
+    /// The client may end what it has begun.
+    fn is_open(&self) -> bool {
+        self.standing != Standing::Free || self.is_holding()
+    }
+
+    /// The commands whose answers are owed, by the sequence number of the packet that is.
+    pub(crate) fn owed(&self) -> impl Iterator<Item = u8> {
+        self.pending.iter().map(|pending| pending.sequence)
+    }
+
+    /// The transaction is gone, and the client was told so by the last answer.
+    pub(crate) fn is_told(&self) -> bool {
+        self.told
+    }
+
+    /// The server waits for the client's file.
+    pub(crate) fn awaits_file(&self) -> bool {
+        self.answer.phase == answer::Phase::File
+    }
+
+    /// The status flags as they are without a transaction.
+    pub(crate) fn free_status(&self) -> u16 {
+        self.status & !IN_TRANSACTION & (AUTOCOMMIT | answer::NO_BACKSLASH | answer::ANSI_QUOTES)
+    }
+
+    pub(crate) fn product(&self) -> Product {
+        self.product
+    }
+
+    /// A statement of the client's that it closes while its transaction is lost.
+    pub(crate) fn closed_meanwhile(&mut self, id: u32) -> Option<u32> {
+        let backend = self.statements.get(&self.wire, id).map(|live| live.backend);
+        self.statements.close(&mut self.wire, id);
+        backend
+    }
+
+    fn show(&mut self, text: &[u8]) {
+        self.shown.clear();
+        self.shown.extend_from_slice(&text[..text.len().min(SHOWN)]);
+    }
+
     /// A capture is done: adds to it what only the wire knows, and learns what it says of the present context.
-    pub fn complete(&mut self, _state: &mut State) {}
+    pub fn complete(&mut self, state: &mut State) {
+        if let Some(status) = state.status {
+            self.asked(status);
+        }
+        if self.standing == Standing::Open {
+            // It was not asked for more, and will be again.
+            state.obstacle = state.obstacle.or(Some(Obstacle::OpenTransaction));
+            return;
+        }
+        self.learn(state);
+        state.statements.clone_from(&self.wire.statements);
+        state.named_statements.clone_from(&self.wire.named_statements);
+        state.obstacle = state.obstacle.or_else(|| self.wire_obstacle());
+        self.drift = Drift::None;
+    }
 
     /// The session goes on on another backend.
-    pub fn restored(&mut self, _logged_in: &LoggedIn, _restored: Restored) {}
+    pub fn restored(&mut self, logged_in: &LoggedIn, restored: Restored) {
+        self.product = logged_in.product();
+        self.statements.renumber(&mut self.wire, &restored.statements);
+        (self.wire.creates, self.wire.prepares) = (restored.creates, restored.prepares);
+        self.wire.called = false;
+        self.wire.suspicion = None;
+        self.wire.temporary_tables.clear();
+        (self.draws_sequence, self.asks_sequence) = (false, false);
+        self.echo = Some(Echo { warnings: restored.warnings, row_count: self.wire.row_count });
+    }
 }
 
 impl crate::engine::Tracker for Tracker {
-    fn client_bytes(&mut self, _bytes: &mut BytesMut, _admission: Admission) -> ClientScan {
-        ClientScan { forward: 0, rest: Rest::Goodbye }
+    fn client_bytes(&mut self, bytes: &mut BytesMut, admission: Admission) -> ClientScan {
+        self.scan_client(bytes, admission)
     }
 
-    fn server_bytes(&mut self, _bytes: &mut BytesMut, _names: &dyn Fn(u32) -> Option<u32>) -> ServerScan {
-        ServerScan { forward: 0, farewell: false, violation: true }
+    fn server_bytes(&mut self, bytes: &mut BytesMut, _names: &dyn Fn(u32) -> Option<u32>) -> ServerScan {
+        self.scan_server(bytes)
     }
 
-    fn intercept(&mut self, _: &mut BytesMut, _: &dyn Directory, _: &mut BytesMut) -> Intercepted {
-        Intercepted::Pass
+    fn intercept(
+        &mut self,
+        input: &mut BytesMut,
+        directory: &dyn Directory,
+        out: &mut BytesMut,
+    ) -> Intercepted {
+        self.look_at(input, directory, out)
     }
 
     fn obstacle(&self) -> Option<Obstacle> {
-        None
+        match () {
+            () if !self.at_rest() => Some(Obstacle::StatementInProgress),
+            () if self.standing != Standing::Free => Some(Obstacle::OpenTransaction),
+            () if self.statements.any(|live| live.cursor) => Some(Obstacle::Cursor),
+            () if self.statements.any(|live| live.long_data) => Some(Obstacle::LongData),
+            () => None,
+        }
     }
 
     fn is_quiet(&self) -> bool {
-        true
+        // One that is unsure has to be asked.
+        self.at_rest() && !self.is_mid_packet() && self.standing != Standing::Open && !self.is_holding()
     }
 
     fn is_running(&self) -> bool {
-        false
+        !self.pending.is_empty()
     }
 
     fn is_answered(&self) -> bool {
-        true
+        self.at_rest() && !self.is_mid_packet()
     }
 
     fn is_mid_answer(&self) -> bool {
-        false
+        self.is_mid_packet()
     }
 
     fn drift(&self) -> Drift {
-        Drift::Possible
+        if self.standing == Standing::Unsure { Drift::Possible } else { self.drift }
     }
 
-    fn captured(&mut self) {}
+    fn captured(&mut self) {
+        self.drift = Drift::None;
+    }
 
     fn shown(&self) -> &[u8] {
-        &[]
+        &self.shown
     }
 
     fn fate(&self) -> Fate {
-        Fate::Carried
+        self.fate_now()
     }
 
-    fn reattached(&mut self) {}
+    fn reattached(&mut self) {
+        self.pending.clear();
+        self.answer = Answer::default();
+        self.prepared = None;
+        (self.client_skip, self.client_more, self.collecting) = (0, false, false);
+        (self.server_skip, self.server_more) = (0, false);
+        self.statements.forget_open();
+        self.settle();
+        (self.passing, self.forced) = (None, false);
+        self.drift = Drift::None;
+    }
 
-    fn rolled_back(&mut self) {}
+    fn rolled_back(&mut self) {
+        self.settle();
+        // Nobody will be able to go on with them.
+        self.statements.forget_open();
+        self.drift = Drift::Possible;
+    }
 
     fn abort_copy(&mut self) -> Option<&'static [u8]> {
+        // The end of a file that is cut off would have it loaded. KILL QUERY fails the statement at the file's end.
         None
     }
 
-    fn forcing(&mut self, _forced: bool) {}
+    fn forcing(&mut self, forced: bool) {
+        self.forced = forced;
+    }
 
-    fn farewell(&self, _why: &Farewell) -> Vec<u8> {
-        Vec::new()
+    fn farewell(&self, why: &Farewell) -> Vec<u8> {
+        let sequence = self.pending.front().map_or(0, |pending| pending.sequence);
+        farewell::farewell(sequence, self.product, why)
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -140,6 +140,14 @@ impl Membership {
         self.fleet.members().names.get(&backend_id).copied()
     }
 
+    /// The session is another account's from here on.
+    pub fn renamed(&self, user: &str, database: &str) {
+        if let Some(member) = self.fleet.members().sessions.get_mut(&self.id) {
+            member.identity.user = user.to_owned();
+            member.identity.database = database.to_owned();
+        }
+    }
+
     /// Has another session get a backend.
     pub fn wake(&self, id: u32) {
         self.order(id, Order::Wake);

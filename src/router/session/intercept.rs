@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use tokio::time::{Instant, sleep};
 
 use super::{End, Session};
-use crate::engine::{Directory, Engine, Farewell, Intercepted, Tracker, Whereabouts};
+use crate::engine::{Directory, Engine, Intercepted, Tracker, Whereabouts};
 use crate::router::fleet::Membership;
 
 /// How long a session that is named may take to get a backend.
@@ -40,16 +40,10 @@ impl<E: Engine> Session<E> {
         }
         match intercepted {
             Intercepted::Ends(id) => self.membership.ends(id),
-            Intercepted::Reauthenticate(request) => return self.reauthenticate(request).await,
+            Intercepted::Reauthenticate(request) => return Box::pin(self.reauthenticate(request)).await,
             Intercepted::Pass | Intercepted::Answered | Intercepted::Wakes(_) => {}
         }
         if answer.is_empty() || self.tell(&answer).await { Ok(()) } else { Err(End::Client) }
-    }
-
-    /// The client becomes somebody else, or nobody.
-    #[expect(clippy::unused_async, reason = "to be filled")]
-    async fn reauthenticate(&mut self, _request: Bytes) -> Result<(), End> {
-        Err(End::Told(Farewell::Violation("the user cannot be changed")))
     }
 }
 

@@ -174,8 +174,8 @@ impl<E: Engine> Session<E> {
         if self.is_stale() {
             self.look_at_itself().await?;
         }
-        // The backend may have been lost while it was asked.
-        if self.backend.is_none() {
+        // The backend may have been lost while it was asked, or have said that a transaction is open after all.
+        if self.backend.is_none() || !self.tracker.is_quiet() {
             return Ok(());
         }
         self.rest.parked = Some(signal.round);

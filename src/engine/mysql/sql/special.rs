@@ -1,0 +1,201 @@
+//! The few texts that the router answers itself, or changes before they pass.
+
+use std::ops::Range;
+
+use crate::engine::mysql::lexer::{Mode, Token, Tokens};
+
+/// Longer texts are none of these.
+const LONGEST: usize = 256;
+/// Nor are texts of more tokens.
+const MOST: usize = 12;
+
+/// See the module. Ranges are of the text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Special {
+    /// `KILL n`: where the number stands, and which it is.
+    Kill {
+        /// Where it stands.
+        number: Range<usize>,
+        /// The connection's number.
+        id: u32,
+        /// The connection is to end, not only what it runs.
+        connection: bool,
+    },
+    /// `SELECT CONNECTION_ID()` or `@@pseudo_thread_id`: the expression, and whether it has a name of its own.
+    ConnectionId {
+        /// The expression.
+        expression: Range<usize>,
+        /// It has a name.
+        named: bool,
+    },
+    /// `SHOW WARNINGS`
+    Warnings,
+    /// `SHOW ERRORS`
+    Errors,
+    /// `SHOW COUNT(*) WARNINGS`, `SELECT @@warning_count`: the column's name.
+    WarningCount(Vec<u8>),
+    /// `SHOW COUNT(*) ERRORS`, `SELECT @@error_count`.
+    ErrorCount(Vec<u8>),
+    /// `SELECT ROW_COUNT()`
+    RowCount(Vec<u8>),
+    /// `SELECT FOUND_ROWS()`
+    FoundRows(Vec<u8>),
+}
+
+/// A token and where it stands.
+type Placed<'a> = (Token<'a>, Range<usize>);
+
+/// Recognises a text that is one of these and nothing else.
+pub fn special(text: &[u8], mode: Mode) -> Option<Special> {
+    if text.len() > LONGEST {
+        return None;
+    }
+    let mut tokens = Tokens::new(text, mode);
+    let mut all: Vec<Placed<'_>> = Vec::with_capacity(MOST);
+    while let Some(token) = tokens.next() {
+        if all.len() == MOST {
+            return None;
+        }
+        all.push((token, tokens.start()..tokens.end()));
+    }
+    while all.last().is_some_and(|(token, _)| *token == Token::End) {
+        all.pop();
+    }
+    let (first, rest) = all.split_first()?;
+    match () {
+        () if first.0.is("kill") => kill(rest, text),
+        () if first.0.is("show") => show(rest),
+        () if first.0.is("select") => select(rest, text),
+        () => None,
+    }
+}
+
+fn kill(rest: &[Placed<'_>], text: &[u8]) -> Option<Special> {
+    let (last, words) = rest.split_last()?;
+    let known = ["hard", "soft", "connection", "query"];
+    if last.0 != Token::Number || words.iter().any(|(token, _)| !known.iter().any(|word| token.is(word))) {
+        return None;
+    }
+    let connection = !words.iter().any(|(token, _)| token.is("query"));
+    let id = std::str::from_utf8(&text[last.1.clone()]).ok()?.parse().ok()?;
+    Some(Special::Kill { number: last.1.clone(), id, connection })
+}
+
+fn show(rest: &[Placed<'_>]) -> Option<Special> {
+    let is = |at: usize, word: &str| rest.get(at).is_some_and(|(token, _)| token.is(word));
+    let symbol = |at: usize, byte: u8| rest.get(at).is_some_and(|(token, _)| *token == Token::Symbol(byte));
+    let counts = rest.len() == 5 && is(0, "count") && symbol(1, b'(') && symbol(2, b'*') && symbol(3, b')');
+    match () {
+        () if rest.len() == 1 && is(0, "warnings") => Some(Special::Warnings),
+        () if rest.len() == 1 && is(0, "errors") => Some(Special::Errors),
+        () if counts && is(4, "warnings") => Some(Special::WarningCount(b"@@session.warning_count".to_vec())),
+        () if counts && is(4, "errors") => Some(Special::ErrorCount(b"@@session.error_count".to_vec())),
+        () => None,
+    }
+}
+
+/// One expression, perhaps with a name.
+fn select(rest: &[Placed<'_>], text: &[u8]) -> Option<Special> {
+    let (first, range) = rest.first()?;
+    let (expression, tail) = match first {
+        Token::Word(_) => {
+            let called = matches!(rest.get(1), Some((Token::Symbol(b'('), _)));
+            let end = rest.get(2).filter(|(token, _)| called && *token == Token::Symbol(b')'))?;
+            (range.start..end.1.end, &rest[3..])
+        }
+        Token::System(_) => (range.clone(), &rest[1..]),
+        _ => return None,
+    };
+    let alias = match tail {
+        [] => None,
+        [(name, _)] => Some(alias(name)?),
+        [(word, _), (name, _)] if word.is("as") => Some(alias(name)?),
+        _ => return None,
+    };
+    let is = |name: &str| match first {
+        Token::Word(word) => word.eq_ignore_ascii_case(name.as_bytes()),
+        _ => false,
+    };
+    let variable = |name: &str| match first {
+        Token::System(word) => {
+            let prefixes = ["session.", "local.", ""];
+            let word = word.to_ascii_lowercase();
+            prefixes.iter().any(|p| word.strip_prefix(p.as_bytes()) == Some(name.as_bytes()))
+        }
+        _ => false,
+    };
+    let column = || alias.clone().unwrap_or_else(|| text[expression.clone()].to_vec());
+    match () {
+        () if is("connection_id") || variable("pseudo_thread_id") => {
+            Some(Special::ConnectionId { expression: expression.clone(), named: alias.is_some() })
+        }
+        () if variable("warning_count") => Some(Special::WarningCount(column())),
+        () if variable("error_count") => Some(Special::ErrorCount(column())),
+        () if is("row_count") => Some(Special::RowCount(column())),
+        () if is("found_rows") => Some(Special::FoundRows(column())),
+        () => None,
+    }
+}
+
+fn alias(token: &Token<'_>) -> Option<Vec<u8>> {
+    match token {
+        Token::Word(name) | Token::Quoted(name) | Token::Literal(name)
+            if !["from", "into", "limit", "union", "where", "for"].iter().any(|word| token.is(word)) =>
+        {
+            Some(name.to_vec())
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(text: &str) -> Option<Special> {
+        special(text.as_bytes(), Mode::default())
+    }
+
+    #[test]
+    fn kills_are_read() {
+        for (text, expected) in [
+            ("KILL 5", Some((5..6, 5, true))),
+            ("kill query 77 ;", Some((11..13, 77, false))),
+            ("KILL /*!50000 QUERY */ 5", Some((23..24, 5, false))),
+            ("KILL HARD CONNECTION 5", Some((21..22, 5, true))),
+            ("KILL QUERY ID 5", None),
+            ("KILL USER u", None),
+            ("KILL 5; SELECT 1", None),
+            ("KILL 99999999999", None),
+        ] {
+            let expected = expected.map(|(number, id, connection)| Special::Kill { number, id, connection });
+            assert_eq!(of(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn questions_are_read_only_if_nothing_else_is_asked() {
+        assert_eq!(
+            of("select connection_id()"),
+            Some(Special::ConnectionId { expression: 7..22, named: false })
+        );
+        assert_eq!(
+            of(" SELECT @@session.pseudo_thread_id AS x;"),
+            Some(Special::ConnectionId { expression: 8..34, named: true })
+        );
+        assert_eq!(of("SELECT ROW_COUNT ( ) n"), Some(Special::RowCount(b"n".to_vec())));
+        assert_eq!(of("SELECT FOUND_ROWS()"), Some(Special::FoundRows(b"FOUND_ROWS()".to_vec())));
+        assert_eq!(of("SHOW  warnings"), Some(Special::Warnings));
+        assert_eq!(of("SHOW COUNT(*) ERRORS"), Some(Special::ErrorCount(b"@@session.error_count".to_vec())));
+        assert_eq!(of("SELECT @@warning_count"), Some(Special::WarningCount(b"@@warning_count".to_vec())));
+        for text in [
+            "SELECT connection_id() FROM t",
+            "SELECT 1, CONNECTION_ID()",
+            "SHOW WARNINGS LIMIT 1",
+            "SELECT",
+            "",
+        ] {
+            assert_eq!(of(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,363 @@
+//! Finds the commands in what the client sends.
+
+use bytes::BytesMut;
+
+use super::answer::Phase;
+use super::attributes::{self, Types};
+use super::changed::splice_packet;
+use super::statements::LAST;
+use super::{INSPECTED, MAX_PENDING, Pending, Shape, Tracker};
+use crate::engine::mysql::capability::bit;
+use crate::engine::mysql::packet::{HEADER, SPLIT, packet_length};
+use crate::engine::mysql::sql::special::{Special, special};
+use crate::engine::mysql::sql::{self, Scan, Traits};
+use crate::engine::{Admission, ClientScan, Rest};
+
+/// The commands (MySQL "Command Phase").
+pub(crate) mod command {
+
+    pub(crate) const QUIT: u8 = 0x01;
+    pub(crate) const INIT_DB: u8 = 0x02;
+    pub(crate) const QUERY: u8 = 0x03;
+    pub(crate) const FIELD_LIST: u8 = 0x04;
+    pub(crate) const STATISTICS: u8 = 0x09;
+    pub(crate) const PROCESS_INFO: u8 = 0x0a;
+    pub(crate) const PROCESS_KILL: u8 = 0x0c;
+    pub(crate) const PING: u8 = 0x0e;
+    pub(crate) const CHANGE_USER: u8 = 0x11;
+    pub(crate) const BINLOG_DUMP: u8 = 0x12;
+    pub(crate) const TABLE_DUMP: u8 = 0x13;
+    pub(crate) const REGISTER_REPLICA: u8 = 0x15;
+    pub(crate) const PREPARE: u8 = 0x16;
+    pub(crate) const EXECUTE: u8 = 0x17;
+    pub(crate) const LONG_DATA: u8 = 0x18;
+    pub(crate) const CLOSE: u8 = 0x19;
+    pub(crate) const RESET_STATEMENT: u8 = 0x1a;
+    pub(crate) const SET_OPTION: u8 = 0x1b;
+    pub(crate) const FETCH: u8 = 0x1c;
+    pub(crate) const BINLOG_DUMP_GTID: u8 = 0x1e;
+    pub(crate) const RESET_CONNECTION: u8 = 0x1f;
+    pub(crate) const BULK_EXECUTE: u8 = 0xfa;
+}
+
+/// A command whose first packet begins at `at`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Packet {
+    /// Where its header begins.
+    pub(super) at: usize,
+    /// The length of its body.
+    pub(super) length: usize,
+    /// How much of the body is there.
+    pub(super) here: usize,
+}
+
+impl Packet {
+    /// All of the command is there.
+    pub(super) fn is_whole(self) -> bool {
+        self.here == self.length && self.length < SPLIT
+    }
+
+    /// What is there of its body.
+    pub(super) fn body(self, bytes: &[u8]) -> &[u8] {
+        &bytes[self.at + HEADER..self.at + HEADER + self.here]
+    }
+
+    /// So much of the body is there, or all of it.
+    pub(super) fn holds(self, length: usize) -> bool {
+        self.here >= self.length.min(length)
+    }
+}
+
+/// The command is to pass, or why it is not.
+type Passes = Result<(), Rest>;
+
+impl Tracker {
+    pub(super) fn scan_client(&mut self, bytes: &mut BytesMut, admission: Admission) -> ClientScan {
+        let mut at = 0;
+        let rest = loop {
+            at = self.pass(bytes, at);
+            if self.client_skip > 0 {
+                break Rest::Incomplete;
+            }
+            let Some(length) = packet_length(&bytes[at..]) else { break Rest::Incomplete };
+            let length = length - HEADER;
+            let here = (bytes.len() - at - HEADER).min(length);
+            if self.client_more || self.awaits_file() {
+                self.goes_on(bytes[at + 3], length);
+            } else {
+                let packet = Packet { at, length, here };
+                if let Err(rest) = self.command(bytes, packet, admission) {
+                    break rest;
+                }
+            }
+            // The packet may have been changed.
+            let length = packet_length(&bytes[at..]).map_or(0, |length| length - HEADER);
+            (self.client_skip, self.client_more) = (length, length == SPLIT);
+            at += HEADER;
+        };
+        ClientScan { forward: at, rest }
+    }
+
+    /// Lets what belongs to a packet that has begun pass.
+    fn pass(&mut self, bytes: &[u8], at: usize) -> usize {
+        let part = self.client_skip.min(bytes.len() - at);
+        if part > 0 && self.collecting {
+            self.collect(&bytes[at..at + part]);
+        }
+        self.client_skip -= part;
+        self.collecting &= self.client_skip > 0 || self.client_more;
+        at + part
+    }
+
+    /// A packet that is no command: it goes on with one, or belongs to a file.
+    fn goes_on(&mut self, sequence: u8, length: usize) {
+        let next = sequence.wrapping_add(1);
+        if self.client_more {
+            // A command that is not answered does not stand at the back.
+            if let Some(pending) = self.pending.back_mut().filter(|_| self.splitting) {
+                pending.sequence = next;
+            }
+            return;
+        }
+        if let Some(pending) = self.pending.front_mut() {
+            pending.sequence = next;
+        }
+        if length == 0 {
+            self.answer.phase = Phase::First;
+        }
+    }
+
+    fn command(&mut self, bytes: &mut BytesMut, packet: Packet, admission: Admission) -> Passes {
+        if packet.length > 0 && packet.here == 0 {
+            return Err(Rest::Incomplete);
+        }
+        if bytes[packet.at + 3] != 0 {
+            return Err(Rest::Violation("Got packets out of order"));
+        }
+        let kind = packet.body(bytes).first().copied().unwrap_or(0);
+        if kind == command::QUIT {
+            return Err(Rest::Goodbye);
+        }
+        self.admit(admission)?;
+        let passes = self.inspect(bytes, packet, kind);
+        if passes.is_ok() {
+            self.splitting = packet.length == SPLIT && !matches!(kind, command::LONG_DATA | command::CLOSE);
+        }
+        passes
+    }
+
+    fn admit(&self, admission: Admission) -> Passes {
+        if admission != Admission::All && self.at_rest() && !self.is_open() {
+            return Err(Rest::Held);
+        }
+        // What is sent behind it may be the file that the server asks for.
+        let loads = self.has(bit::LOCAL_FILES)
+            && self.pending.back().is_some_and(|pending| pending.traits.has(Traits::LOADS));
+        match admission {
+            Admission::Nothing => Err(Rest::Held),
+            Admission::OpenTransaction if !self.pending.is_empty() => Err(Rest::Draining),
+            _ if self.pending.len() >= MAX_PENDING || loads => Err(Rest::Draining),
+            _ => Ok(()),
+        }
+    }
+
+    fn inspect(&mut self, bytes: &mut BytesMut, packet: Packet, kind: u8) -> Passes {
+        use command::{
+            BINLOG_DUMP, BINLOG_DUMP_GTID, BULK_EXECUTE, CHANGE_USER, CLOSE, EXECUTE, FETCH, INIT_DB,
+            LONG_DATA, PREPARE, PROCESS_KILL, QUERY, REGISTER_REPLICA, RESET_STATEMENT, SET_OPTION,
+            TABLE_DUMP,
+        };
+        let needed = match kind {
+            QUERY | PREPARE | INIT_DB | CHANGE_USER => INSPECTED,
+            BINLOG_DUMP | BINLOG_DUMP_GTID | REGISTER_REPLICA | TABLE_DUMP => INSPECTED,
+            EXECUTE | BULK_EXECUTE | FETCH | RESET_STATEMENT | CLOSE | LONG_DATA | PROCESS_KILL => 5,
+            SET_OPTION => 3,
+            _ => 1,
+        };
+        if !packet.holds(needed) {
+            return Err(Rest::Incomplete);
+        }
+        match kind {
+            QUERY => self.query(bytes, packet)?,
+            PREPARE => self.prepare(bytes, packet)?,
+            EXECUTE | BULK_EXECUTE => self.execute(bytes, packet, kind)?,
+            FETCH | RESET_STATEMENT | CLOSE | LONG_DATA => self.of_statement(bytes, packet, kind),
+            CHANGE_USER | BINLOG_DUMP | BINLOG_DUMP_GTID | REGISTER_REPLICA | TABLE_DUMP => {
+                return Err(Rest::Intercept);
+            }
+            PROCESS_KILL => self.process_kill(bytes, packet)?,
+            _ => self.other(packet.body(bytes), kind),
+        }
+        self.forwarded(kind);
+        Ok(())
+    }
+
+    /// A text that the router may have to look at or to change first. `true`: it may have been changed.
+    fn special(&mut self, bytes: &mut BytesMut, packet: Packet, text_at: usize) -> Result<bool, Rest> {
+        let text = &packet.body(bytes)[text_at..];
+        let Some(special) = special(text, self.mode()) else { return Ok(false) };
+        let prepares = packet.body(bytes)[0] == command::PREPARE;
+        match (special, self.passing) {
+            (Special::ConnectionId { expression, named }, _) => {
+                let typed = text[expression.clone()].to_vec();
+                let mut with = format!("CAST({} AS UNSIGNED)", self.id).into_bytes();
+                if !named {
+                    with.extend_from_slice(b" AS `");
+                    with.extend_from_slice(&typed);
+                    with.push(b'`');
+                }
+                let range = text_at + expression.start..text_at + expression.end;
+                Ok(splice_packet(bytes, packet.at, range, &with))
+            }
+            // What is prepared runs later, and elsewhere perhaps.
+            _ if prepares => Ok(false),
+            (Special::Kill { number, .. }, Some(Some(id))) => {
+                let range = text_at + number.start..text_at + number.end;
+                Ok(splice_packet(bytes, packet.at, range, id.to_string().as_bytes()))
+            }
+            (_, Some(_)) => Ok(false),
+            (Special::Kill { .. }, None) => Err(Rest::Intercept),
+            (_, None) if self.echo.is_some() => Err(Rest::Intercept),
+            _ => Ok(false),
+        }
+    }
+
+    /// Reads the text of the packet, which may be changed by that. `Ok((scan, all of it is read))`
+    fn read_text(
+        &mut self,
+        bytes: &mut BytesMut,
+        packet: Packet,
+        text_at: usize,
+    ) -> Result<(Scan, bool), Rest> {
+        let text = &packet.body(bytes)[text_at..];
+        let mut scan = sql::scan(text, self.mode());
+        let whole = packet.is_whole();
+        if !whole {
+            // The rest is rows, most probably. A second statement may be anything.
+            let several = self.wire.multi_statements.unwrap_or(self.has(bit::MULTI_STATEMENTS));
+            let more = if several { Traits::ANYTHING | Traits::SEVERAL } else { Traits::default() };
+            scan.traits.add(more | Traits::SUSPECT | Traits::WRITES);
+        }
+        if self.reads_otherwise() {
+            scan.traits.add(Traits::ANYTHING | Traits::SEVERAL);
+        }
+        self.show(&packet.body(bytes)[text_at..]);
+        if scan.traits.has(Traits::SPECIAL) && whole {
+            self.special(bytes, packet, text_at)?;
+        }
+        Ok((scan, whole))
+    }
+
+    /// In these character sets a backslash may be the second half of a letter.
+    fn reads_otherwise(&self) -> bool {
+        let Some(name) = &self.wire.context.character_set else { return false };
+        [&b"big5"[..], b"gbk", b"sjis", b"cp932", b"gb18030"].iter().any(|set| name.eq_ignore_ascii_case(set))
+    }
+
+    fn query(&mut self, bytes: &mut BytesMut, packet: Packet) -> Passes {
+        let text_at = self.text_at(packet.body(bytes));
+        let (scan, _) = self.read_text(bytes, packet, text_at)?;
+        self.runs(command::QUERY, Shape::Results, 0, scan.traits, scan.effects);
+        Ok(())
+    }
+
+    fn prepare(&mut self, bytes: &mut BytesMut, packet: Packet) -> Passes {
+        let before = bytes.len();
+        let (scan, whole) = self.read_text(bytes, packet, 1)?;
+        // It may have been changed.
+        let here = packet.here + bytes.len() - before;
+        let text = &bytes[packet.at + HEADER + 1..packet.at + HEADER + here];
+        self.prepares(text.into(), scan, whole);
+        // The text is read again as it passes.
+        self.collecting = !whole;
+        Ok(())
+    }
+
+    fn execute(&mut self, bytes: &mut BytesMut, packet: Packet, kind: u8) -> Passes {
+        let id = statement_id(packet.body(bytes));
+        let bulk = kind == command::BULK_EXECUTE;
+        let found = self.statements.find(&self.wire, id).filter(|_| !self.means_pending(id));
+        if let Some(index) = found {
+            let body = packet.body(bytes);
+            let parameters = self.wire.statements.get(index).map_or(0, |s| s.parameters);
+            let limit = packet.length.min(INSPECTED);
+            let types = match bulk {
+                true => attributes::bulk_types(body, parameters, limit),
+                false => attributes::types(body, parameters, self.has(bit::QUERY_ATTRIBUTES), limit),
+            };
+            if types == Types::More && !packet.holds(limit) {
+                return Err(Rest::Incomplete);
+            }
+            self.types_pass(bytes, packet.at, index, &types, bulk).map_err(Rest::Violation)?;
+        }
+        self.put_id(bytes, packet, id);
+        self.executes(kind, id, found);
+        Ok(())
+    }
+
+    /// MariaDB: a statement that is still on its way.
+    pub(super) fn means_pending(&self, id: u32) -> bool {
+        id == LAST && self.pending.iter().any(|pending| pending.shape == Shape::Prepared)
+    }
+
+    /// The server's id in the place of the client's.
+    fn put_id(&self, bytes: &mut BytesMut, packet: Packet, id: u32) {
+        if self.means_pending(id) {
+            return;
+        }
+        let start = packet.at + HEADER + 1;
+        if let Some(place) = bytes.get_mut(start..start + 4)
+            && packet.here >= 5
+        {
+            place.copy_from_slice(&self.statements.translate(&self.wire, id).to_le_bytes());
+        }
+    }
+
+    fn of_statement(&mut self, bytes: &mut BytesMut, packet: Packet, kind: u8) {
+        let id = statement_id(packet.body(bytes));
+        self.put_id(bytes, packet, id);
+        let live = self.statements.get_mut(&self.wire, id);
+        match (kind, live) {
+            (command::CLOSE, _) => self.statements.close(&mut self.wire, id),
+            (command::LONG_DATA, Some(live)) => live.long_data = true,
+            (command::RESET_STATEMENT, Some(live)) => (live.long_data, live.cursor) = (false, false),
+            _ => {}
+        }
+        match kind {
+            command::FETCH => self.push(kind, Shape::Fetched, id, Traits::KEEPS, Vec::new()),
+            command::RESET_STATEMENT => self.push(kind, Shape::Single, id, Traits::KEEPS, Vec::new()),
+            _ => {}
+        }
+    }
+
+    fn process_kill(&mut self, bytes: &mut BytesMut, packet: Packet) -> Passes {
+        match self.passing {
+            None => return Err(Rest::Intercept),
+            Some(Some(id)) if packet.here >= 5 => {
+                let start = packet.at + HEADER + 1;
+                bytes[start..start + 4].copy_from_slice(&id.to_le_bytes());
+            }
+            Some(_) => {}
+        }
+        self.push(command::PROCESS_KILL, Shape::Single, 0, Traits::WRITES, Vec::new());
+        Ok(())
+    }
+
+    /// A command is about to be answered.
+    pub(super) fn push(
+        &mut self,
+        command: u8,
+        shape: Shape,
+        id: u32,
+        traits: Traits,
+        effects: Vec<sql::Effect>,
+    ) {
+        let pending = Pending { shape, command, traits, sequence: 1, id, effects, preparing: None };
+        self.pending.push_back(pending);
+    }
+}
+
+/// The id in a command that is about a statement.
+pub(super) fn statement_id(body: &[u8]) -> u32 {
+    body.get(1..5).and_then(|id| id.try_into().ok()).map_or(0, u32::from_le_bytes)
+}

@@ -1,0 +1,124 @@
+//! What nobody can set on another server, and a client may still ask for right after a move: warnings, `ROW_COUNT()`. The
+//! router answers in the server's place until another statement has run.
+//!
+//! Source: MySQL "Text Resultset", "Column Definition".
+
+use bytes::{BufMut, BytesMut};
+
+use super::Tracker;
+use super::answer::{AUTOCOMMIT, NO_BACKSLASH};
+use crate::engine::mysql::packet;
+use crate::engine::mysql::sql::special::Special;
+
+/// `MYSQL_TYPE_LONGLONG`
+const LONG_LONG: u8 = 8;
+/// `MYSQL_TYPE_LONG`
+const LONG: u8 = 3;
+/// `MYSQL_TYPE_VAR_STRING`
+const TEXT: u8 = 253;
+/// `NOT_NULL`, `UNSIGNED`, `BINARY`
+const NUMBER_FLAGS: u16 = 1 | 32 | 128;
+const SIGNED_FLAGS: u16 = 1 | 128;
+
+/// A column of an answer.
+struct Column<'a> {
+    name: &'a [u8],
+    kind: u8,
+    length: u32,
+    flags: u16,
+}
+
+impl Column<'_> {
+    fn number(name: &[u8], flags: u16) -> Column<'_> {
+        Column { name, kind: LONG_LONG, length: 21, flags }
+    }
+
+    fn put(&self, out: &mut BytesMut) {
+        packet::put_string(out, b"def");
+        for _ in 0..3 {
+            packet::put_string(out, b"");
+        }
+        packet::put_string(out, self.name);
+        packet::put_string(out, b"");
+        out.put_u8(0x0c);
+        // 63 is `binary`, of numbers; 45 `utf8mb4_general_ci`.
+        out.put_u16_le(if self.kind == TEXT { 45 } else { 63 });
+        out.put_u32_le(self.length);
+        out.put_u8(self.kind);
+        out.put_u16_le(self.flags);
+        out.put_u8(if self.kind == TEXT { 31 } else { 0 });
+        out.put_u16_le(0);
+    }
+}
+
+impl Tracker {
+    /// Answers, if there is something to answer.
+    pub(super) fn say(&mut self, question: &Special, out: &mut BytesMut) -> bool {
+        let Some(echo) = &self.echo else { return false };
+        let is_error = |row: &&[bytes::Bytes; 3]| row[0].eq_ignore_ascii_case(b"error");
+        let number = |name: &[u8], value: String, out: &mut BytesMut, flags| {
+            self.put_result(&[Column::number(name, flags)], &[&[value.as_bytes()]], out);
+        };
+        match question {
+            Special::Warnings | Special::Errors => {
+                let errors_only = *question == Special::Errors;
+                let rows: Vec<[&[u8]; 3]> = echo
+                    .warnings
+                    .iter()
+                    .filter(|row| !errors_only || is_error(row))
+                    .map(|row| [&row[0][..], &row[1][..], &row[2][..]])
+                    .collect();
+                let rows: Vec<&[&[u8]]> = rows.iter().map(|row| &row[..]).collect();
+                let columns = [
+                    Column { name: b"Level", kind: TEXT, length: 28, flags: 1 },
+                    Column { name: b"Code", kind: LONG, length: 4, flags: NUMBER_FLAGS },
+                    Column { name: b"Message", kind: TEXT, length: 2048, flags: 1 },
+                ];
+                self.put_result(&columns, &rows, out);
+            }
+            Special::WarningCount(name) => number(name, echo.warnings.len().to_string(), out, NUMBER_FLAGS),
+            Special::ErrorCount(name) => {
+                number(name, echo.warnings.iter().filter(is_error).count().to_string(), out, NUMBER_FLAGS);
+            }
+            Special::RowCount(name) => number(name, echo.row_count.to_string(), out, SIGNED_FLAGS),
+            // This one is carried over.
+            Special::FoundRows(_) | Special::Kill { .. } | Special::ConnectionId { .. } => return false,
+        }
+        self.wire.row_count = -1;
+        if let Some(echo) = &mut self.echo {
+            echo.row_count = -1;
+        }
+        true
+    }
+
+    fn put_result(&self, columns: &[Column<'_>], rows: &[&[&[u8]]], out: &mut BytesMut) {
+        let mut sequence = 1;
+        let mut put = |out: &mut BytesMut, write: &dyn Fn(&mut BytesMut)| {
+            packet::put(out, sequence, write);
+            sequence = sequence.wrapping_add(1);
+        };
+        let status = self.status & (AUTOCOMMIT | NO_BACKSLASH) | if self.wire.begun { 1 } else { 0 };
+        let end = |out: &mut BytesMut, no_eof: bool| {
+            out.put_u8(0xfe);
+            if no_eof {
+                out.put_u16(0);
+                out.put_u16_le(status);
+                out.put_u16_le(0);
+            } else {
+                out.put_u16_le(0);
+                out.put_u16_le(status);
+            }
+        };
+        put(out, &|out| packet::put_lenenc(out, columns.len() as u64));
+        for column in columns {
+            put(out, &|out| column.put(out));
+        }
+        if !self.form.no_eof {
+            put(out, &|out| end(out, false));
+        }
+        for row in rows {
+            put(out, &|out| row.iter().for_each(|value| packet::put_string(out, value)));
+        }
+        put(out, &|out| end(out, self.form.no_eof));
+    }
+}
