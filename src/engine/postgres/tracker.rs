@@ -160,6 +160,12 @@ impl Tracker {
 
     /// Adds to a captured state under which settings its statements were parsed.
     pub(super) fn complete(&mut self, state: &mut State) {
+        // The session is at rest, perhaps without a `Sync`: what settings did before is all known by now.
+        self.statements.settled();
+        if matches!(self.statements.unnamed(), Some(Err(()))) {
+            state.unnamed = None;
+            state.obstacle = state.obstacle.or(Some(Obstacle::PreparedStatement));
+        }
         for prepared in &mut state.prepared {
             prepared.context = self.statements.context(&prepared.name).cloned();
             let unsure = prepared.context.is_none() || self.parse_context_unsure;

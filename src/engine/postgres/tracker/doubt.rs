@@ -251,4 +251,40 @@ mod tests {
         hears(&mut tracker, &[(b'E', b"SERROR\0VERROR\0C42703\0Mx\0\0")]);
         assert!(!tracker.is_quiet());
     }
+
+    #[test]
+    fn a_statement_prepared_behind_a_setting_was_parsed_under_nobody_knows_which() {
+        use crate::engine::postgres::state::{Prepared, State};
+        let view = || vec![("DateStyle".to_owned(), Bytes::from_static(b"ISO, MDY"))];
+        let prepared = |name: &'static [u8]| Prepared {
+            name: Bytes::from_static(name),
+            sql: Bytes::from_static(b"SELECT 1"),
+            types: Vec::new(),
+            by_sql: false,
+            description: None,
+            context: None,
+            surroundings: None,
+        };
+        for (set, name, unsure) in [
+            (&b"SET DateStyle = 'ISO, DMY'\0"[..], &b"s1"[..], true),
+            (b"SET DateStyle = 'ISO, DMY'\0", b"", true),
+            (b"SET DateStyle = 'ISO, MDY'\0", b"s1", false),
+        ] {
+            let mut tracker = Tracker::new(view(), Vec::new());
+            let parse = [name, b"\0SELECT 1\0\0\0"].concat();
+            let describe = [b"S", name, b"\0"].concat();
+            sends(&mut tracker, &[(b'Q', set), (b'P', &parse), (b'D', &describe), (b'H', b"")]);
+            let parameter: (u8, &[u8]) = (b'S', b"DateStyle\0ISO, DMY\0");
+            hears(&mut tracker, &[(b'C', b"SET\0")]);
+            hears(&mut tracker, if unsure { std::slice::from_ref(&parameter) } else { &[] });
+            hears(&mut tracker, &[READY, (b'1', b""), (b't', b"\0\0"), (b'T', b"\0\0")]);
+            assert!(tracker.is_quiet());
+            let named = if name.is_empty() { Vec::new() } else { vec![prepared(b"s1")] };
+            let mut state = State { prepared: named, ..tracker.wire_state() };
+            tracker.complete(&mut state);
+            tracker.captured();
+            assert_eq!(state.obstacle.is_some(), unsure);
+            assert!(state.prepared.iter().all(|prepared| prepared.context.is_none() == unsure));
+        }
+    }
 }
