@@ -26,8 +26,9 @@ impl Asked {
     /// A message of the client; `body` may be only its first part.
     pub(super) fn add(&mut self, kind: u8, body: &[u8]) {
         let kind = match kind {
+            // The data of a `COPY` and its end are answered by nothing of their own; those of a `Query` come behind it.
+            b'S' | b'd' | b'c' | b'f' => return,
             b'D' if body.first() == Some(&b'S') => b'd',
-            b'S' => return,
             other => other,
         };
         if let Some(place) = self.kinds.get_mut(usize::from(self.count)) {
@@ -179,6 +180,20 @@ mod tests {
         assert_eq!(committed(&tracker).unwrap(), framed(&[(b'n', b""), COMMITTED, READY]));
         hears(&mut tracker, &[(b'n', b""), COMMITTED]);
         assert_eq!(committed(&tracker).unwrap(), framed(&[READY]));
+    }
+
+    #[test]
+    fn the_data_of_a_copy_is_no_part_of_what_follows() {
+        let ends: [(u8, &[u8]); 2] = [(b'c', b""), (b'f', b"no\0")];
+        for (end, answer) in ends.into_iter().zip([(b'C', &b"COPY 1\0"[..]), (b'E', b"SERROR\0VERROR\0\0")]) {
+            let mut tracker = in_transaction();
+            sends(&mut tracker, &[(b'Q', b"COPY t FROM STDIN\0")]);
+            hears(&mut tracker, &[(b'G', &[0, 0, 1, 0, 0])]);
+            sends(&mut tracker, &[(b'd', b"1\n"), end]);
+            hears(&mut tracker, &[answer, (b'Z', b"T")]);
+            sends(&mut tracker, &[(b'Q', b"COMMIT\0")]);
+            assert_eq!(committed(&tracker).unwrap(), framed(&[COMMITTED, READY]));
+        }
     }
 
     #[test]
