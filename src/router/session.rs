@@ -138,9 +138,11 @@ impl<E: Engine> Session<E> {
         }
         match signal.phase {
             Phase::Shut { forced: true }
-                if !self.doubt.stands_by()
-                    && (!self.rest.is_parked(signal.round) || self.rest.standing().is_some()) =>
+                if !self.rest.is_parked(signal.round)
+                    || (!self.doubt.stands_by() && self.rest.standing().is_some()) =>
             {
+                // What stood by for an earlier hold has to come to rest for this one.
+                self.doubt = InDoubt::No;
                 return self.bring_to_rest(signal).await;
             }
             Phase::Closing if self.tracker.is_quiet() && self.cleared == 0 => {

@@ -80,6 +80,10 @@ impl<E: Engine> Session<E> {
             number =
                 value(self.cluster.admin.clone(), socket, &query, deadline, |value| value.parse().ok()).await;
         }
+        if self.gate.borrow().era != self.rest.era {
+            // Another server may have been asked, where the number of our backend is somebody else's.
+            number = None;
+        }
         match (number, self.pump_until(Instant::now()).await) {
             // The answer has come meanwhile.
             (_, Some(Event::Reported | Event::Intercept)) => Ok(()),
