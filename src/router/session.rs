@@ -175,6 +175,7 @@ impl<E: Engine> Session<E> {
                 // Answered after all: it comes to rest like any other.
                 self.doubt = InDoubt::No;
                 self.rest.goes_on();
+                self.membership.unpark(signal.round);
                 Ok(())
             }
             Woken::Relay(Event::Reported) if signal.phase != Phase::Open => self.at_rest(signal).await,

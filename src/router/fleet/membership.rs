@@ -125,6 +125,19 @@ impl Membership {
         self.fleet.progress.notify_waiters();
     }
 
+    /// The session does not hold still for the hold of this round any more.
+    pub fn unpark(&self, round: u64) {
+        let mut members = self.fleet.members();
+        let signal = self.fleet.signal.borrow().clone();
+        let current = signal.round == round && matches!(signal.phase, Phase::Shut { .. });
+        let parked = members.sessions.get(&self.id).is_some_and(|m| m.attachment == Attachment::Parked);
+        if current && parked {
+            members.set(self.id, Attachment::Attached);
+        }
+        drop(members);
+        self.fleet.progress.notify_waiters();
+    }
+
     /// Adds to the tally of the change that is under way.
     pub fn fared(&self, add: impl FnOnce(&mut Tally)) {
         add(&mut self.fleet.members().tally);
