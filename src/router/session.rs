@@ -235,8 +235,10 @@ impl<E: Engine> Session<E> {
     async fn cancel(&mut self, done: oneshot::Sender<()>) -> Result<(), End> {
         if let (Some(backend), true) = (&self.backend, self.tracker.is_running()) {
             let asked = backend.cancel();
+            let aide = self.membership.aide();
             self.rest.cancelling(tokio::spawn(async move {
                 asked.await;
+                drop(aide);
                 // The client that asked may have left.
                 let _ = done.send(());
             }));

@@ -6,7 +6,7 @@ use subtle::ConstantTimeEq as _;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::{Attachment, ConnectionId, Doing, Fleet, Full, Identity, Member, Order, Tally};
+use super::{Aide, Attachment, ConnectionId, Doing, Fleet, Full, Identity, Member, Order, Tally};
 use crate::engine::{CancelClaim, CancelKey, Directory, Obstacle, Whereabouts};
 use crate::router::gate::{Gate, Phase};
 
@@ -136,6 +136,11 @@ impl Membership {
         }
         drop(members);
         self.fleet.progress.notify_waiters();
+    }
+
+    /// Counts a connection of the router's own.
+    pub fn aide(&self) -> Aide {
+        Aide::new(&self.fleet)
     }
 
     /// Adds to the tally of the change that is under way.
