@@ -185,10 +185,14 @@ impl<E: Engine> Task<E> {
                     Err(error) => tracing::warn!(%error, "an account cannot be looked up"),
                 }
             }
-            Ask::Run(sql, answer) => {
-                let rows = match self.connection().await {
-                    Ok(backend) => backend.converse_within(E::admin_query(&sql, &[]), PATIENCE).await,
-                    Err(error) => Err(error),
+            Ask::Run(sql, mut answer) => {
+                if answer.is_closed() {
+                    return;
+                }
+                let rows = tokio::select! {
+                    rows = self.run_one(&sql) => rows,
+                    // Who asked waits no longer, and who comes next need not wait for this answer.
+                    () = answer.closed() => Err(BackendError::TooSlow),
                 };
                 self.keep_if_sound(&rows);
                 drop(answer.send(rows));
@@ -207,6 +211,11 @@ impl<E: Engine> Task<E> {
                 drop(answer.send(names));
             }
         }
+    }
+
+    async fn run_one(&mut self, sql: &str) -> Result<Rows, BackendError> {
+        let backend = self.connection().await?;
+        backend.converse_within(E::admin_query(sql, &[]), PATIENCE).await
     }
 
     /// Asks until there is an answer: the connection may have died since the last question, and a server that has

@@ -170,7 +170,9 @@ impl Driver {
         times.hold = shut.elapsed();
         self.board.metrics.hold_seconds.observe(times.hold.as_secs_f64());
         self.board.metrics.holds(HoldOutcome::Quiet).inc();
-        if let Err(error) = self.maintenance.remember().await {
+        // Everybody waits for this as for the hold.
+        let remembered = timeout(self.config.stall_budget, self.maintenance.remember()).await;
+        if let Err(error) = remembered.unwrap_or_else(|_| Err("it does not answer in time".to_owned())) {
             drop(hold);
             self.provider.dismiss();
             self.maintenance.unflush().await;
