@@ -350,9 +350,16 @@ impl Driver {
                 Ok(())
             }
             Ok((HandOver::Kept(instance, error), _)) => {
-                self.recall_settings(&instance).await;
+                // The old server itself, if it was never stopped, still has what it was told.
+                let untouched = instance.pid == old.pid;
+                if !untouched {
+                    self.recall_settings(&instance).await;
+                }
                 let_go.resume(socket(&instance), VISIBLE).await;
                 self.serve_from(instance);
+                if untouched {
+                    self.maintenance.unflush().await;
+                }
                 Err(error.to_string())
             }
             Err(error) => {
