@@ -218,3 +218,50 @@ impl Drop for Membership {
         self.fleet.progress.notify_waiters();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Held, Ids};
+    use super::*;
+
+    fn attached(fleet: &Arc<Fleet>) -> Membership {
+        let identity =
+            Identity { user: String::new(), database: String::new(), client: String::new(), tls: None };
+        let id = Arc::new(Ids::default()).reserve();
+        let (membership, _orders) = fleet.join(id, identity, [0; 32], 4).unwrap();
+        fleet.open();
+        assert!(membership.attach());
+        membership
+    }
+
+    #[test]
+    fn a_session_that_goes_on_is_waited_for_again() {
+        let fleet = Fleet::new(1, false);
+        let session = attached(&fleet);
+        let hold = fleet.hold();
+        let round = fleet.gate().borrow().round;
+        session.park(round, Attachment::Parked);
+        session.unpark(round + 1);
+        assert_eq!(fleet.held(), Held::All);
+        session.unpark(round);
+        assert_eq!(fleet.held(), Held::Waiting(1));
+        // Behind the point of no return nothing changes any more.
+        session.park(round, Attachment::Parked);
+        let let_go = hold.let_go();
+        session.unpark(round);
+        assert_eq!(fleet.held(), Held::All);
+        drop(let_go);
+    }
+
+    #[test]
+    fn connections_of_the_routers_own_count_where_the_database_is_to_be_empty() {
+        for (emptied, expected) in [(true, 2), (false, 1)] {
+            let fleet = Fleet::new(1, emptied);
+            let session = attached(&fleet);
+            let aide = session.aide();
+            assert_eq!(fleet.attached(), expected);
+            drop(aide);
+            assert_eq!(fleet.attached(), 1);
+        }
+    }
+}
