@@ -298,7 +298,10 @@ impl Driver {
     /// The server goes on after all.
     async fn unflush(&self) {
         if timeout(ASKED, self.maintenance.unflush()).await.is_err() {
-            tracing::warn!(cluster = self.board.name, "the server goes on flushing: it does not answer in time");
+            tracing::warn!(
+                cluster = self.board.name,
+                "the server goes on flushing: it does not answer in time"
+            );
         }
     }
 
