@@ -299,8 +299,8 @@ fn what_keeps_it_from_starting() {
     let at_cluster =
         format!("data_dir = \"data\"\n[admin]\nlisten = \"127.0.0.1:0\"\n{}", cluster("orders", ""));
     let at_cluster = at_cluster.replacen(
-        "listen = \"127.0.0.1:0\"\nserver",
-        &format!("listen = \"{address}\"\nserver"),
+        "listen = \"127.0.0.1:0\"\nmin_capacity",
+        &format!("listen = \"{address}\"\nmin_capacity"),
         1,
     );
     for text in [admin, at_cluster] {

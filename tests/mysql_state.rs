@@ -631,6 +631,25 @@ fn check_errors(server: &Server) {
     }
 }
 
+/// A transaction that was begun and has done nothing is begun again.
+fn check_begun(server: &Server) {
+    let mut old = server.connect("app", "app", MODERN);
+    let begin = "START TRANSACTION READ ONLY";
+    old.run(begin);
+    (old.wire.characteristics, old.wire.begun) = (vec![begin.into()], true);
+    let state = old.capture(server).unwrap();
+    assert_eq!((state.obstacle, state.status.map(|status| status & 1)), (None, Some(1)));
+    let mut new = server.connect("app", "app", MODERN);
+    new.restore(&old.wire.clone(), &state).unwrap();
+    for connection in [&mut old, &mut new] {
+        assert!(matches!(connection.query("INSERT INTO t (b) VALUES ('no')"), Answer::Failed(_)));
+        let Answer::Rows { status, .. } = connection.query("SELECT COUNT(*) FROM t") else {
+            panic!("no rows")
+        };
+        assert_eq!(status & 1, 1);
+    }
+}
+
 /// What only a statement's end changes is asked for alone when nothing else can have changed.
 fn check_brief(server: &Server) {
     let mut old = server.connect("app", "app", MODERN);
@@ -735,6 +754,31 @@ fn check_privileges(server: &Server) {
     assert!(matches!(with("no_such_variable", "0"), Err(DialogueError::Unfaithful(_))));
 }
 
+/// A release that nobody has made a list of variables for is asked for its own.
+fn check_listed(server: &Server) {
+    let mut old = server.connect("app", "app", MODERN);
+    let mut new = server.connect("app", "app", MODERN);
+    for connection in [&mut old, &mut new] {
+        connection.logged_in.server.version = "0.0".into();
+    }
+    old.run("SET sort_buffer_size = 300000, sql_notes = 0, long_query_time = 0.5, sql_select_limit = 3");
+    let state = old.capture(server).unwrap();
+    assert_eq!(state.variable(b"sort_buffer_size").map(|value| &value[..]), Some(&b"300000"[..]));
+    new.restore(&old.wire.clone(), &state).unwrap();
+    assert_eq!(comparable(new.capture(server).unwrap()), comparable(state));
+}
+
+/// Without the plugin, MariaDB is judged by what its counters and the client's statements tell.
+fn check_without_plugin(server: &Server) {
+    server.connect("root", "", MODERN).run("UNINSTALL SONAME 'metadata_lock_info'");
+    let mut session = server.connect("app", "app", MODERN);
+    assert_eq!(session.capture(server).unwrap().obstacle, None);
+    session.wire.suspicion = Some(Obstacle::NamedLock);
+    assert_eq!(session.capture(server).unwrap().obstacle, Some(Obstacle::NamedLock));
+    session.run("HANDLER t OPEN");
+    assert_eq!(session.capture(server).unwrap().obstacle, Some(Obstacle::Handler));
+}
+
 fn check(product: Product) {
     let server = Server::start(product);
     for capabilities in [PLAIN, MODERN] {
@@ -742,9 +786,14 @@ fn check(product: Product) {
         check_statements(&server, capabilities);
     }
     check_errors(&server);
+    check_begun(&server);
     check_brief(&server);
     check_obstacles(&server);
     check_privileges(&server);
+    check_listed(&server);
+    if product == Product::MariaDb {
+        check_without_plugin(&server);
+    }
 }
 
 #[test]

@@ -89,7 +89,8 @@ pub trait Engine: Sized + Send + Sync + std::fmt::Debug + 'static {
     /// Starts the conversation with a client.
     fn greet(arrival: &Arrival<'_, Self>) -> Self::Greeting;
     /// A client that has a session authenticates anew with this `request` ([`Intercepted::Reauthenticate`]).
-    fn greet_again(arrival: &Arrival<'_, Self>, startup: &Self::Startup, request: Bytes) -> Self::Greeting;
+    /// `secret` is an [`Arrival`]'s. Give it no bytes before it has asked for some.
+    fn greet_again(startup: &Self::Startup, request: Bytes, secret: [u8; 32]) -> Self::Greeting;
     /// What a server that the router has logged in to may be announced as.
     fn contract(logged_in: &Self::LoggedIn) -> Self::Contract;
     /// Logs in as the client asked.

@@ -1,6 +1,7 @@
 //! The data plane: one task per client, from the first byte to the last.
 //!
-//! In reading order: [`listener`] accepts; [`handshake`] secures ([`tls`]) and authenticates; [`session`] lives the
+//! In reading order: [`listener`] accepts; [`handshake`] opens a session for whom the [`porter`] has secured ([`tls`])
+//! and authenticated; [`session`] lives the
 //! session, copying bytes by [`relay`] between a [`stream`] and a [`backend`]; the [`gate`] says when it must hold
 //! still; the [`fleet`] knows all sessions; [`admin`] asks the database in the router's own name.
 
@@ -12,6 +13,7 @@ pub mod fleet;
 pub mod gate;
 pub mod handshake;
 pub mod listener;
+pub mod porter;
 pub mod relay;
 pub mod session;
 pub mod stream;

@@ -231,8 +231,8 @@ class Cast:
 class Play:
     """One forced change with everybody on stage."""
 
-    def __init__(self, server, cast):
-        self.world = World(server)
+    def __init__(self, server, cast, world=World):
+        self.world = world(server)
         self.running = {name: case(self.world) for name, case in cast.cases.items()}
         self.fates = {name: next(case) for name, case in self.running.items()}
         self.before = server.status()

@@ -7,7 +7,7 @@
 //!                    whatever is wrong ──► Refused (an ERR packet, then close)
 //! ```
 
-use std::net::IpAddr;
+use core::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -90,13 +90,17 @@ impl Greeting {
     }
 
     /// `COM_CHANGE_USER`: `request` is the packet's body.
-    pub fn again(arrival: &Arrival<'_, Mysql>, startup: &Startup, request: Bytes) -> Greeting {
+    pub fn again(startup: &Startup, request: Bytes, secret: [u8; 32]) -> Greeting {
         Greeting {
             phase: Phase::Changing(request),
             contracts: vec![Arc::clone(&startup.contract)],
+            // Nobody sees it.
+            hello: Hello::of(&startup.contract, startup.id, [0; SALT]),
+            secret,
+            address: startup.address,
+            is_secure: false,
             sequence: 1,
             before: Some(Box::new(startup.clone())),
-            ..Greeting::new(arrival)
         }
     }
 

@@ -69,12 +69,8 @@ impl Engine for Mysql {
         greet::Greeting::new(arrival)
     }
 
-    fn greet_again(
-        arrival: &Arrival<'_, Mysql>,
-        startup: &greet::Startup,
-        request: Bytes,
-    ) -> greet::Greeting {
-        greet::Greeting::again(arrival, startup, request)
+    fn greet_again(startup: &greet::Startup, request: Bytes, secret: [u8; 32]) -> greet::Greeting {
+        greet::Greeting::again(startup, request, secret)
     }
 
     fn contract(logged_in: &log_in::LoggedIn) -> capability::Contract {

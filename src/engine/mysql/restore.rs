@@ -15,9 +15,9 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::answer::{Answer, Prepared, Script, refused};
+use super::answer::{Answer, Prepared, Script};
 use super::capability::{Product, bit};
-use super::log_in::LoggedIn;
+use super::log_in::{LoggedIn, refused};
 use super::save::{self, Saved};
 use super::state::{State, Wire};
 use crate::engine::{Dialogue, DialogueError};
@@ -124,11 +124,11 @@ impl Restore {
     }
 
     fn failed(&mut self, step: Step, body: &Bytes) -> Result<(), DialogueError> {
-        let error = refused(body);
+        let error = refused(body, 0);
         let DialogueError::Refused { code, text, .. } = &error else { return Err(error) };
         let number = code.parse().unwrap_or(0);
         // The server stops, or has ended the session: another try may succeed.
-        if matches!(number, 1053 | 1317 | 1077 | 1079 | 1927 | 3169) {
+        if matches!(number, 1053 | 1077 | 1079 | 1317 | 1927) {
             return Err(error);
         }
         let unfaithful = |what: &str| Err(DialogueError::Unfaithful(format!("{what}: {text}")));

@@ -65,9 +65,9 @@ impl Engine for Postgres {
         greet::Greeting::new(arrival.secret)
     }
 
-    fn greet_again(arrival: &Arrival<'_, Postgres>, _: &greet::Startup, _: Bytes) -> greet::Greeting {
+    fn greet_again(_: &greet::Startup, _: Bytes, secret: [u8; 32]) -> greet::Greeting {
         // Never asked for: the protocol knows no change of user.
-        greet::Greeting::new(arrival.secret)
+        greet::Greeting::new(secret)
     }
 
     fn contract(_: &log_in::LoggedIn) {}
