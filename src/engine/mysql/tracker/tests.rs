@@ -25,7 +25,6 @@ pub(crate) fn with(capabilities: u64, product: Product) -> Tracker {
         proof: Proof::Native(None),
         id: 7,
         sequence: 2,
-        compression: None,
         contract: Arc::new(contract.clone()),
     };
     let logged_in = LoggedIn { server: contract, ..LoggedIn::default() };
