@@ -112,7 +112,7 @@ impl Server {
         while UnixStream::connect(self.folder.path().join("s")).is_err() {
             assert!(self.process.try_wait().unwrap().is_none(), "the server has ended");
             assert!(Instant::now() < deadline, "the server does not answer");
-            #[allow(clippy::disallowed_methods, reason = "no runtime here")]
+            #[expect(clippy::disallowed_methods, reason = "no runtime here")]
             std::thread::sleep(Duration::from_millis(20));
         }
     }
