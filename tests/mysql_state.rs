@@ -4,7 +4,7 @@
 //! Needs `SCALEPOINT_MARIADB_BIN`, `SCALEPOINT_MYSQL9_BIN` and `SCALEPOINT_MYSQL56_BIN` (`scripts/install-test-servers`).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::io::{Read as _, Write as _};
+use std::io::{Read as _, Seek as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -51,14 +51,20 @@ fn environment(name: &str) -> PathBuf {
 }
 
 fn run(command: &mut Command, input: Option<&str>) {
+    let mut said = tempfile::tempfile().unwrap();
     let mut child = command
         .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
+        .stdout(said.try_clone().unwrap())
+        .stderr(said.try_clone().unwrap())
         .spawn()
         .expect("the program starts");
-    child.stdin.take().unwrap().write_all(input.unwrap_or_default().as_bytes()).unwrap();
-    assert!(child.wait().unwrap().success(), "{command:?} failed");
+    // A program that has failed reads no more; what it said tells why.
+    let written = child.stdin.take().unwrap().write_all(input.unwrap_or_default().as_bytes());
+    let status = child.wait().unwrap();
+    let mut text = String::new();
+    said.rewind().unwrap();
+    said.read_to_string(&mut text).unwrap();
+    assert!(status.success(), "{command:?}: {status}, {written:?}\n{text}");
 }
 
 impl Server {
@@ -112,7 +118,7 @@ impl Server {
         while UnixStream::connect(self.folder.path().join("s")).is_err() {
             assert!(self.process.try_wait().unwrap().is_none(), "the server has ended");
             assert!(Instant::now() < deadline, "the server does not answer");
-            #[allow(clippy::disallowed_methods, reason = "no runtime here")]
+            #[expect(clippy::disallowed_methods, reason = "no runtime here")]
             std::thread::sleep(Duration::from_millis(20));
         }
     }

@@ -96,7 +96,8 @@ pub struct Capture {
     unlimited: bool,
     by: By,
     saved: Option<Saved>,
-    ticks: bool,
+    /// The time a moment later.
+    clock: Bytes,
     counters: Option<Counters>,
     /// Variables that differ and whose values are not known yet.
     differing: Vec<&'static str>,
@@ -139,7 +140,7 @@ impl Capture {
             unlimited: false,
             by: By::Bits,
             saved: None,
-            ticks: true,
+            clock: Bytes::new(),
             counters: None,
             differing: Vec::new(),
             settings: Vec::new(),
@@ -237,10 +238,7 @@ impl Capture {
                 let errors = self.state.warnings.iter().filter(|row| ascii(&row[0]).as_ref() == b"Error");
                 self.state.errors = u16::try_from(errors.count()).unwrap_or(u16::MAX);
             }
-            Step::Clock => {
-                let now = rows.first()?.first()?.as_deref().map(ascii)?;
-                self.ticks = self.saved.as_ref().is_none_or(|saved| saved.timestamp != now);
-            }
+            Step::Clock => self.clock = ascii(rows.first()?.first()?.as_deref()?),
             Step::Counters => self.counters = Counters::read(&rows),
             Step::Differing => {
                 let bits = ascii(rows.first()?.first()?.as_deref()?);

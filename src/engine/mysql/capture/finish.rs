@@ -33,7 +33,7 @@ impl Capture {
         state.last_insert_id = Some(saved.last_insert_id);
         state.found_rows = Some(saved.found_rows);
         state.insert_id = Some(saved.insert_id).filter(|&id| id > 0);
-        state.timestamp = Some(saved.timestamp).filter(|_| !self.ticks);
+        state.timestamp = Some(saved.timestamp).filter(|time| *time == self.clock);
         state.rand_seeds = Some(saved.rand_seeds).filter(|&seeds| seeds != (0, 0));
         (state.database, state.role) = (saved.database, saved.role);
         state
