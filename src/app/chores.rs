@@ -8,16 +8,18 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::{Instant, sleep};
 
-use crate::engine::{Engine, Obstacle, RouterLogin};
+use crate::engine::{DialogueError, Engine, Obstacle, RouterLogin};
 use crate::router::admin::{Admin, Rows};
-use crate::router::backend::Backend;
+use crate::router::backend::{Backend, BackendError};
 use crate::router::fleet::Fleet;
 use crate::scaling::driver::Maintenance;
 
-/// How long a flush that goes on by itself is waited for; clients write meanwhile, so it may never be done.
+/// How long a flush that goes on by itself is waited for; clients write meanwhile, so it may never be done …
 const FLUSHING: Duration = Duration::from_secs(3);
+/// … and not longer than this without getting further.
+const STUCK: Duration = Duration::from_millis(200);
 /// Between two looks at how much is left.
-const LOOK: Duration = Duration::from_millis(50);
+const LOOK: Duration = Duration::from_millis(20);
 
 /// See the module.
 pub(super) struct Chores<E: Engine> {
@@ -63,11 +65,16 @@ impl<E: Engine> Chores<E> {
     /// Waits until little is left to be written, as long as it gets less.
     async fn until_flushed(&self, left: &str, enough: u64) -> Result<(), String> {
         let deadline = Instant::now() + FLUSHING;
-        while Instant::now() < deadline {
+        let (mut least, mut since) = (u64::MAX, Instant::now());
+        while Instant::now() < deadline && since.elapsed() < STUCK {
             let rows = self.run(left).await?;
             let count = rows.first().and_then(|row| row.last()?.as_deref()?.parse::<u64>().ok());
-            if count.is_none_or(|count| count <= enough) {
-                return Ok(());
+            match count {
+                Some(count) if count <= enough => return Ok(()),
+                // A tenth less is progress.
+                Some(count) if count < least - least / 10 => (least, since) = (count, Instant::now()),
+                Some(_) => {}
+                None => return Ok(()),
             }
             sleep(LOOK).await;
         }
@@ -137,22 +144,27 @@ impl<E: Engine> Maintenance for Chores<E> {
         if !E::VOLATILE_SETTINGS {
             return Ok(());
         }
-        let text = |error: crate::router::backend::BackendError| error.to_string();
+        let text = |error: BackendError| error.to_string();
         let log_in = E::log_in_as_router(&self.login);
         let mut backend = Backend::<E>::connect(socket, log_in, &self.login).await.map_err(text)?;
         let query = E::volatile_settings(&backend.logged_in);
+        // What is learnt is kept, even if the server does not answer to the end.
+        self.settings().query = Some(query);
         let started = pairs(backend.converse(E::admin_query(query, &[])).await.map_err(text)?);
+        self.settings().started.clone_from(&started);
         let changed = self.settings().changed.clone();
         for (name, value) in changed.iter().filter(|(name, value)| started.get(*name) != Some(value)) {
             let Some(statement) = E::set_volatile(name, value) else { continue };
             match backend.converse(E::admin_query(&statement, &[])).await {
                 Ok(_) => tracing::debug!(name, "carried over"),
-                Err(error) => tracing::warn!(name, %error, "a setting of the server is lost"),
+                Err(error @ BackendError::Dialogue(DialogueError::Refused { .. })) => {
+                    tracing::warn!(name, %error, "a setting of the server is lost");
+                }
+                // Nothing more can be said on this connection.
+                Err(error) => return Err(error.to_string()),
             }
         }
         backend.close();
-        let mut settings = self.settings();
-        (settings.query, settings.started) = (Some(query), started);
         Ok(())
     }
 }

@@ -138,9 +138,11 @@ impl<E: Engine> Session<E> {
         }
         match signal.phase {
             Phase::Shut { forced: true }
-                if !self.doubt.stands_by()
-                    && (!self.rest.is_parked(signal.round) || self.rest.standing().is_some()) =>
+                if !self.rest.is_parked(signal.round)
+                    || (!self.doubt.stands_by() && self.rest.standing().is_some()) =>
             {
+                // What stood by for an earlier hold has to come to rest for this one.
+                self.doubt = InDoubt::No;
                 return self.bring_to_rest(signal).await;
             }
             Phase::Closing if self.tracker.is_quiet() && self.cleared == 0 => {
@@ -173,6 +175,7 @@ impl<E: Engine> Session<E> {
                 // Answered after all: it comes to rest like any other.
                 self.doubt = InDoubt::No;
                 self.rest.goes_on();
+                self.membership.unpark(signal.round);
                 Ok(())
             }
             Woken::Relay(Event::Reported) if signal.phase != Phase::Open => self.at_rest(signal).await,
@@ -232,8 +235,10 @@ impl<E: Engine> Session<E> {
     async fn cancel(&mut self, done: oneshot::Sender<()>) -> Result<(), End> {
         if let (Some(backend), true) = (&self.backend, self.tracker.is_running()) {
             let asked = backend.cancel();
+            let aide = self.membership.aide();
             self.rest.cancelling(tokio::spawn(async move {
                 asked.await;
+                drop(aide);
                 // The client that asked may have left.
                 let _ = done.send(());
             }));

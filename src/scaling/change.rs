@@ -20,6 +20,7 @@ use super::report::{ClusterState, ObstacleRow, Outcome, RdsEvent, ScaleReport, S
 use super::scaling_point::{Next, Search, View};
 use crate::compute::{HandOver, Instance, Resources};
 use crate::config::TimeoutAction;
+use crate::router::Obstacle;
 use crate::router::gate::{Hold, LetGo, NotGathered};
 use crate::telemetry::{CapacityOutcome, HoldOutcome};
 
@@ -27,6 +28,8 @@ use crate::telemetry::{CapacityOutcome, HoldOutcome};
 const FLUSHED: Duration = Duration::from_secs(5);
 /// How long a flush may take; then the stop takes over what is left.
 const FLUSH: Duration = Duration::from_secs(120);
+/// How long a question to the server itself may take while clients run.
+const ASKED: Duration = Duration::from_secs(2);
 /// How long sessions may take to come to rest when they are forced.
 const FORCE: Duration = Duration::from_secs(10);
 /// How long sessions may take to give their backends up.
@@ -117,6 +120,7 @@ impl Driver {
     /// Writes down how it ended: journal, board, events, metrics.
     fn conclude(&mut self, report: &ScaleReport) {
         self.write_journal(Entry { capacity: self.capacity, change_to: None });
+        self.board.stands(None);
         let (from, to) = (report.from, report.to);
         let reason = RdsEvent::NO_SCALING_POINT.to_owned();
         let (event, outcome) = match report.outcome {
@@ -162,7 +166,7 @@ impl Driver {
             Found::Forced(hold, shut) => (hold, shut, Outcome::Forced),
             Found::Nothing => {
                 self.provider.dismiss();
-                self.maintenance.unflush().await;
+                self.unflush().await;
                 return Ok(Outcome::RolledBack);
             }
             Found::Died => return Err("the database ended before a scaling point was found".to_owned()),
@@ -170,10 +174,12 @@ impl Driver {
         times.hold = shut.elapsed();
         self.board.metrics.hold_seconds.observe(times.hold.as_secs_f64());
         self.board.metrics.holds(HoldOutcome::Quiet).inc();
-        if let Err(error) = self.maintenance.remember().await {
+        // Everybody waits for this as for the hold.
+        let remembered = timeout(self.config.stall_budget, self.maintenance.remember()).await;
+        if let Err(error) = remembered.unwrap_or_else(|_| Err("it does not answer in time".to_owned())) {
             drop(hold);
             self.provider.dismiss();
-            self.maintenance.unflush().await;
+            self.unflush().await;
             return Err(format!("the server cannot be asked for its settings: {error}"));
         }
         let let_go = hold.let_go();
@@ -207,6 +213,7 @@ impl Driver {
         obstacles: &mut Vec<ObstacleRow>,
     ) -> Found {
         let deadline = Duration::from_secs(change.seconds_before_timeout.into());
+        self.board.stands(None);
         let mut search = Search::new(self.config.stall_budget, deadline);
         let mut flushed: Option<Instant> = None;
         let mut surveyed = started;
@@ -242,6 +249,11 @@ impl Driver {
                     *obstacles = self.board.obstacles();
                 }
                 Next::Wait(pause) => {
+                    if flushed.is_some_and(|at| at.elapsed() > FLUSHED) {
+                        // It may be long until the next try.
+                        self.maintenance.unflush().await;
+                        flushed = None;
+                    }
                     self.board.enter(ClusterState::Seeking);
                     // Sessions that were asked tell nobody; those that change do.
                     let _changed = timeout(pause, progress).await;
@@ -282,10 +294,20 @@ impl Driver {
     async fn server_stands(&self, looked: &mut Option<Instant>) -> bool {
         if looked.is_none_or(|at| at.elapsed() > SURVEYED) {
             *looked = Some(Instant::now());
-            let obstacle = self.maintenance.server_obstacle().await;
-            self.board.stands(obstacle);
+            let obstacle = timeout(ASKED, self.maintenance.server_obstacle()).await;
+            self.board.stands(obstacle.unwrap_or(Some(Obstacle::Unknown)));
         }
         self.board.server_obstacle().is_some()
+    }
+
+    /// The server goes on after all.
+    async fn unflush(&self) {
+        if timeout(ASKED, self.maintenance.unflush()).await.is_err() {
+            tracing::warn!(
+                cluster = self.board.name,
+                "the server goes on flushing: it does not answer in time"
+            );
+        }
     }
 
     async fn survey(&self) {
@@ -348,9 +370,16 @@ impl Driver {
                 Ok(())
             }
             Ok((HandOver::Kept(instance, error), _)) => {
-                self.recall_settings(&instance).await;
+                // The old server itself, if it was never stopped, still has what it was told.
+                let untouched = instance.pid == old.pid;
+                if !untouched {
+                    self.recall_settings(&instance).await;
+                }
                 let_go.resume(socket(&instance), VISIBLE).await;
                 self.serve_from(instance);
+                if untouched {
+                    self.unflush().await;
+                }
                 Err(error.to_string())
             }
             Err(error) => {

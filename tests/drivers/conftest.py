@@ -31,6 +31,9 @@ import time
 import psycopg
 import pytest
 
+# They are full of assertions, too.
+pytest.register_assert_rewrite("crash_cases", "crash_engines")
+
 START_DEADLINE = 60
 STOP_DEADLINE = 60
 MASTER = "master"

@@ -32,6 +32,8 @@ mod changed;
 mod client;
 mod commands;
 mod context;
+mod effects;
+mod fate;
 mod intercept;
 mod server;
 mod statements;
@@ -39,7 +41,7 @@ mod virtually;
 
 pub(crate) use client::command;
 
-use answer::{AUTOCOMMIT, Answer, Form, IN_TRANSACTION, Shape};
+use answer::{AUTOCOMMIT, Answer, Form, Shape};
 use context::Known;
 use statements::{Preparing, Statements};
 
@@ -47,6 +49,8 @@ use statements::{Preparing, Statements};
 pub const INSPECTED: usize = 64 * 1024;
 /// How many commands may be under way before the client must read answers.
 const MAX_PENDING: usize = 4096;
+/// How many names of a kind one session may contribute.
+const MAX_NAMES: usize = 1024;
 /// How much of a statement operators are shown.
 const SHOWN: usize = 160;
 
@@ -244,37 +248,6 @@ impl Tracker {
         self.standing != Standing::Free || self.is_holding()
     }
 
-    /// The commands whose answers are owed, by the sequence number of the packet that is.
-    pub(crate) fn owed(&self) -> impl Iterator<Item = u8> {
-        self.pending.iter().map(|pending| pending.sequence)
-    }
-
-    /// The transaction is gone, and the client was told so by the last answer.
-    pub(crate) fn is_told(&self) -> bool {
-        self.told
-    }
-
-    /// The server waits for the client's file.
-    pub(crate) fn awaits_file(&self) -> bool {
-        self.answer.phase == answer::Phase::File
-    }
-
-    /// The status flags as they are without a transaction.
-    pub(crate) fn free_status(&self) -> u16 {
-        self.status & !IN_TRANSACTION & (AUTOCOMMIT | answer::NO_BACKSLASH | answer::ANSI_QUOTES)
-    }
-
-    pub(crate) fn product(&self) -> Product {
-        self.product
-    }
-
-    /// A statement of the client's that it closes while its transaction is lost.
-    pub(crate) fn closed_meanwhile(&mut self, id: u32) -> Option<u32> {
-        let backend = self.statements.get(&self.wire, id).map(|live| live.backend);
-        self.statements.close(&mut self.wire, id);
-        backend
-    }
-
     fn show(&mut self, text: &[u8]) {
         self.shown.clear();
         self.shown.extend_from_slice(&text[..text.len().min(SHOWN)]);
@@ -291,9 +264,8 @@ impl Tracker {
             return;
         }
         self.learn(state);
-        state.statements.clone_from(&self.wire.statements);
-        state.named_statements.clone_from(&self.wire.named_statements);
-        state.obstacle = state.obstacle.or_else(|| self.wire_obstacle());
+        state.obstacle = state.obstacle.or_else(|| self.wire_obstacle(state));
+        (self.wire.variables_known, self.wire.user_variables_known) = (true, true);
         self.drift = Drift::None;
     }
 
@@ -302,6 +274,7 @@ impl Tracker {
         self.product = logged_in.product();
         self.statements.renumber(&mut self.wire, &restored.statements);
         (self.wire.creates, self.wire.prepares) = (restored.creates, restored.prepares);
+        (self.wire.temporary_creates, self.wire.deallocations) = (0, 0);
         self.wire.called = false;
         self.wire.suspicion = None;
         self.wire.temporary_tables.clear();

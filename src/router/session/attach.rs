@@ -172,7 +172,8 @@ impl<E: Engine> Session<E> {
                 E::reattach(&mut self.tracker, &backend.logged_in, restored, &mut out);
                 self.cluster.metrics.restore_seconds.observe(started.elapsed().as_secs_f64());
                 self.rest.reattached(era);
-                (self.cleared, self.woken) = (0, false);
+                // Whoever asked for an end has named the backend before this one.
+                (self.cleared, self.woken, self.ended) = (0, false, None);
                 self.membership.attached_to(E::backend_id(&backend.logged_in));
                 self.backend = Some(backend);
                 if out.is_empty() || self.tell(&out).await { Ok(()) } else { Err(End::Client) }

@@ -70,9 +70,9 @@ impl<E: Engine> Session<E> {
         self.membership.detach(visible);
     }
 
-    /// Another session has asked for the end of this one, a moment ago.
+    /// Another session has asked for the end of this one, a moment ago, and the server has not gone since.
     fn was_ended(&self) -> bool {
-        self.ended.is_some_and(|asked| asked.elapsed() < DOUBT)
+        self.gate.borrow().era == self.rest.era && self.ended.is_some_and(|asked| asked.elapsed() < DOUBT)
     }
 
     /// Why the session must be closed, if it must.

@@ -220,7 +220,8 @@ impl<E: Engine> Session<E> {
         }
         let started = Instant::now();
         let question = self.backend.as_ref().and_then(|backend| E::observation(&backend.logged_in));
-        let observed = match observe(&self.cluster.observer, question).await {
+        let observing = timeout(LOOK, observe(&self.cluster.observer, question)).await;
+        let observed = match observing.unwrap_or(Err(BackendError::TooSlow)) {
             Ok(observed) => observed,
             Err(error) => {
                 self.looked(started);

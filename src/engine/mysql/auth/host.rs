@@ -3,8 +3,8 @@
 //! Source: MySQL "Access Control, Stage 1: Connection Verification" and "Specifying Account Names"; MariaDB "CREATE USER",
 //! host name component. What "most specific" means is different in every product, and was tried with live servers.
 
+use core::net::{IpAddr, Ipv4Addr};
 use std::cmp::Reverse;
-use std::net::{IpAddr, Ipv4Addr};
 
 use crate::engine::mysql::capability::Product;
 

@@ -47,7 +47,7 @@ pub(super) struct Packet {
     pub(super) at: usize,
     /// The length of its body.
     pub(super) length: usize,
-    /// How much of the body is there.
+    /// How much of the body is there to be looked at.
     pub(super) here: usize,
 }
 
@@ -81,7 +81,8 @@ impl Tracker {
             }
             let Some(length) = packet_length(&bytes[at..]) else { break Rest::Incomplete };
             let length = length - HEADER;
-            let here = (bytes.len() - at - HEADER).min(length);
+            // What is found must not hang on how much has come at once.
+            let here = (bytes.len() - at - HEADER).min(length).min(INSPECTED);
             if self.client_more || self.awaits_file() {
                 self.goes_on(bytes[at + 3], length);
             } else {

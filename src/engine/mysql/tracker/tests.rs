@@ -1,3 +1,5 @@
+mod recorded;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -18,11 +20,11 @@ pub(crate) fn with(capabilities: u64, product: Product) -> Tracker {
         capabilities,
         collation: 8,
         attributes: Bytes::new(),
+        compression: None,
         address: IpAddr::V4(Ipv4Addr::LOCALHOST),
         proof: Proof::Native(None),
         id: 7,
         sequence: 2,
-        compression: None,
         contract: Arc::new(contract.clone()),
     };
     let logged_in = LoggedIn { server: contract, ..LoggedIn::default() };
