@@ -143,7 +143,7 @@ class Keeper:
     def work(self, end):
         while time.time() < end:
             self.round += 1
-            # A literal, and not in a transaction of its own at every other time.
+            # Every other time in a transaction.
             if self.round % 2:
                 self.insert()
             else:
