@@ -159,6 +159,7 @@ impl Driver {
         self.fits(&resources)?;
         self.provider.prepare(&resources).await.map_err(|error| error.to_string())?;
         self.write_journal(Entry { capacity: self.capacity, change_to: Some(change.to) });
+        self.board.stands(None);
         let found = self.seek(change, &old, started, obstacles).await;
         times.waited = started.elapsed();
         let (hold, shut, outcome) = match found {
@@ -213,7 +214,6 @@ impl Driver {
         obstacles: &mut Vec<ObstacleRow>,
     ) -> Found {
         let deadline = Duration::from_secs(change.seconds_before_timeout.into());
-        self.board.stands(None);
         let mut search = Search::new(self.config.stall_budget, deadline);
         let mut flushed: Option<Instant> = None;
         let mut surveyed = started;
