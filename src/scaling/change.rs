@@ -159,12 +159,14 @@ impl Driver {
         self.fits(&resources)?;
         self.provider.prepare(&resources).await.map_err(|error| error.to_string())?;
         self.write_journal(Entry { capacity: self.capacity, change_to: Some(change.to) });
+        self.board.stands(None);
         let found = self.seek(change, &old, started, obstacles).await;
         times.waited = started.elapsed();
         let (hold, shut, outcome) = match found {
             Found::Point(hold, shut) => (hold, shut, Outcome::Scaled),
             Found::Forced(hold, shut) => (hold, shut, Outcome::Forced),
             Found::Nothing => {
+                *obstacles = self.board.obstacles();
                 self.provider.dismiss();
                 self.unflush().await;
                 return Ok(Outcome::RolledBack);
@@ -213,7 +215,6 @@ impl Driver {
         obstacles: &mut Vec<ObstacleRow>,
     ) -> Found {
         let deadline = Duration::from_secs(change.seconds_before_timeout.into());
-        self.board.stands(None);
         let mut search = Search::new(self.config.stall_budget, deadline);
         let mut flushed: Option<Instant> = None;
         let mut surveyed = started;
@@ -223,7 +224,6 @@ impl Driver {
                 return Found::Died;
             }
             if *self.stopping.borrow() {
-                *obstacles = self.board.obstacles();
                 return Found::Nothing;
             }
             let progress = self.fleet.progress();
@@ -231,13 +231,7 @@ impl Driver {
                 Next::Hold if self.server_stands(&mut looked).await => {}
                 Next::Hold => {
                     if flushed.is_none_or(|at| at.elapsed() > FLUSHED) {
-                        let left = deadline.saturating_sub(started.elapsed());
-                        self.flush(left.min(FLUSH)).await;
-                        self.maintenance.study().await;
-                        self.survey().await;
-                        // What clients have written since is written by the stop while they wait: as little as can be.
-                        let left = deadline.saturating_sub(started.elapsed());
-                        self.flush(left.min(FLUSH)).await;
+                        self.shorten_hold(started + deadline).await;
                         flushed = Some(Instant::now());
                         // Time has passed: is it still worth it?
                         continue;
@@ -249,10 +243,9 @@ impl Driver {
                     *obstacles = self.board.obstacles();
                 }
                 Next::Wait(pause) => {
-                    if flushed.is_some_and(|at| at.elapsed() > FLUSHED) {
+                    if flushed.take_if(|at| at.elapsed() > FLUSHED).is_some() {
                         // It may be long until the next try.
-                        self.maintenance.unflush().await;
-                        flushed = None;
+                        self.unflush().await;
                     }
                     self.board.enter(ClusterState::Seeking);
                     // Sessions that were asked tell nobody; those that change do.
@@ -315,8 +308,18 @@ impl Driver {
         tokio::time::sleep(SURVEY).await;
     }
 
+    /// Does ahead what a hold and a stop would otherwise take time for.
+    async fn shorten_hold(&self, deadline: Instant) {
+        self.flush(deadline).await;
+        self.maintenance.study().await;
+        self.survey().await;
+        // What clients have written since is written by the stop while they wait: as little as can be.
+        self.flush(deadline).await;
+    }
+
     /// Writes dirty data to disk while clients run, so that the stop has little to do.
-    async fn flush(&self, limit: Duration) {
+    async fn flush(&self, deadline: Instant) {
+        let limit = deadline.saturating_duration_since(Instant::now()).min(FLUSH);
         match timeout(limit, self.maintenance.flush()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
