@@ -24,10 +24,10 @@ use crate::router::Obstacle;
 use crate::router::gate::{Hold, LetGo, NotGathered};
 use crate::telemetry::{CapacityOutcome, HoldOutcome};
 
+mod ahead;
+
 /// Dirty data is flushed again if a hold comes later than this.
 const FLUSHED: Duration = Duration::from_secs(5);
-/// How long a flush may take; then the stop takes over what is left.
-const FLUSH: Duration = Duration::from_secs(120);
 /// How long a question to the server itself may take while clients run.
 const ASKED: Duration = Duration::from_secs(2);
 /// How long sessions may take to come to rest when they are forced.
@@ -38,8 +38,6 @@ const GONE: Duration = Duration::from_secs(1);
 const VISIBLE: Duration = Duration::from_secs(20);
 /// How often sessions are asked to look at themselves while a scaling point is sought.
 const SURVEYED: Duration = Duration::from_secs(1);
-/// What a survey is given before the first hold.
-const SURVEY: Duration = Duration::from_millis(30);
 
 /// A change as it was asked for.
 #[derive(Debug, Clone, Copy)]
@@ -159,12 +157,14 @@ impl Driver {
         self.fits(&resources)?;
         self.provider.prepare(&resources).await.map_err(|error| error.to_string())?;
         self.write_journal(Entry { capacity: self.capacity, change_to: Some(change.to) });
+        self.board.stands(None);
         let found = self.seek(change, &old, started, obstacles).await;
         times.waited = started.elapsed();
         let (hold, shut, outcome) = match found {
             Found::Point(hold, shut) => (hold, shut, Outcome::Scaled),
             Found::Forced(hold, shut) => (hold, shut, Outcome::Forced),
             Found::Nothing => {
+                *obstacles = self.board.obstacles();
                 self.provider.dismiss();
                 self.unflush().await;
                 return Ok(Outcome::RolledBack);
@@ -213,7 +213,6 @@ impl Driver {
         obstacles: &mut Vec<ObstacleRow>,
     ) -> Found {
         let deadline = Duration::from_secs(change.seconds_before_timeout.into());
-        self.board.stands(None);
         let mut search = Search::new(self.config.stall_budget, deadline);
         let mut flushed: Option<Instant> = None;
         let mut surveyed = started;
@@ -223,7 +222,6 @@ impl Driver {
                 return Found::Died;
             }
             if *self.stopping.borrow() {
-                *obstacles = self.board.obstacles();
                 return Found::Nothing;
             }
             let progress = self.fleet.progress();
@@ -231,13 +229,7 @@ impl Driver {
                 Next::Hold if self.server_stands(&mut looked).await => {}
                 Next::Hold => {
                     if flushed.is_none_or(|at| at.elapsed() > FLUSHED) {
-                        let left = deadline.saturating_sub(started.elapsed());
-                        self.flush(left.min(FLUSH)).await;
-                        self.maintenance.study().await;
-                        self.survey().await;
-                        // What clients have written since is written by the stop while they wait: as little as can be.
-                        let left = deadline.saturating_sub(started.elapsed());
-                        self.flush(left.min(FLUSH)).await;
+                        self.make_ready(started + deadline).await;
                         flushed = Some(Instant::now());
                         // Time has passed: is it still worth it?
                         continue;
@@ -249,19 +241,14 @@ impl Driver {
                     *obstacles = self.board.obstacles();
                 }
                 Next::Wait(pause) => {
-                    if flushed.is_some_and(|at| at.elapsed() > FLUSHED) {
+                    if flushed.take_if(|at| at.elapsed() > FLUSHED).is_some() {
                         // It may be long until the next try.
-                        self.maintenance.unflush().await;
-                        flushed = None;
+                        self.unflush().await;
                     }
                     self.board.enter(ClusterState::Seeking);
                     // Sessions that were asked tell nobody; those that change do.
                     let _changed = timeout(pause, progress).await;
-                    if surveyed.elapsed() > SURVEYED {
-                        surveyed = Instant::now();
-                        self.fleet.survey();
-                        self.server_stands(&mut looked).await;
-                    }
+                    self.look_around(&mut surveyed, &mut looked).await;
                 }
                 Next::TimedOut => {
                     *obstacles = self.board.obstacles();
@@ -290,6 +277,15 @@ impl Driver {
         view
     }
 
+    /// Sessions and server are asked now and then. `surveyed`, `looked`: when they last were.
+    async fn look_around(&self, surveyed: &mut Instant, looked: &mut Option<Instant>) {
+        if surveyed.elapsed() > SURVEYED {
+            *surveyed = Instant::now();
+            self.fleet.survey();
+            self.server_stands(looked).await;
+        }
+    }
+
     /// Whether something of the server itself stands in the way; asked now and then. `looked`: when it last was.
     async fn server_stands(&self, looked: &mut Option<Instant>) -> bool {
         if looked.is_none_or(|at| at.elapsed() > SURVEYED) {
@@ -298,34 +294,6 @@ impl Driver {
             self.board.stands(obstacle.unwrap_or(Some(Obstacle::Unknown)));
         }
         self.board.server_obstacle().is_some()
-    }
-
-    /// The server goes on after all.
-    async fn unflush(&self) {
-        if timeout(ASKED, self.maintenance.unflush()).await.is_err() {
-            tracing::warn!(
-                cluster = self.board.name,
-                "the server goes on flushing: it does not answer in time"
-            );
-        }
-    }
-
-    async fn survey(&self) {
-        self.fleet.survey();
-        tokio::time::sleep(SURVEY).await;
-    }
-
-    /// Writes dirty data to disk while clients run, so that the stop has little to do.
-    async fn flush(&self, limit: Duration) {
-        match timeout(limit, self.maintenance.flush()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                tracing::warn!(cluster = self.board.name, error, "cannot flush before the hand-over");
-            }
-            Err(_) => {
-                tracing::warn!(cluster = self.board.name, "flushing takes long; the stop will take over");
-            }
-        }
     }
 
     async fn try_hold(&self) -> Option<Found> {
