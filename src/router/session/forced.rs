@@ -33,7 +33,7 @@ impl<E: Engine> Session<E> {
         let told = self.cleared == 0;
         match self.tracker.fate() {
             Fate::Carried if self.tracker.is_quiet() && told => self.carried(signal).await,
-            Fate::StatementFailed if told => self.abort_transaction(signal).await,
+            Fate::StatementFailed | Fate::StatementCancelled if told => self.abort_transaction(signal).await,
             Fate::TransactionAborted if mild && told => self.abort_transaction(signal).await,
             Fate::CommitUnknown if mild => self.stand_by(signal, Farewell::CommitUnknown).await,
             Fate::StatementUnknown if mild => self.stand_by(signal, Farewell::StatementUnknown).await,
@@ -112,7 +112,7 @@ impl<E: Engine> Session<E> {
     /// speaks next.
     async fn abort_transaction(&mut self, signal: &Signal) -> Result<(), End> {
         let lost = E::lost_transaction(&self.tracker);
-        let of_no_transaction = self.tracker.fate() == Fate::StatementFailed;
+        let carried = self.tracker.fate() == Fate::StatementFailed;
         let Some(backend) = &mut self.backend else { return Ok(()) };
         let Ok(aside) = backend.converse(E::roll_back(&self.tracker)).await else {
             return self.closed(Farewell::ForcedChange);
@@ -125,7 +125,8 @@ impl<E: Engine> Session<E> {
             return self.closed(Farewell::ForcedChange);
         }
         self.lost = Some(lost);
-        self.membership.fared(|tally| match of_no_transaction {
+        self.rest.was_counted();
+        self.membership.fared(|tally| match carried {
             true => tally.carried += 1,
             false => tally.aborted += 1,
         });
