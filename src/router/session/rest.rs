@@ -158,7 +158,7 @@ impl Rest {
 }
 
 /// Waits for a look; when it takes too long, has it cancelled and waits on for what then comes.
-async fn cancelled_when_late<T, C: Future<Output = ()>>(
+async fn cancelled_when_late<T, C: Future<Output = bool>>(
     look: impl Future<Output = T>,
     cancel: impl Fn() -> C,
 ) -> T {
@@ -166,7 +166,9 @@ async fn cancelled_when_late<T, C: Future<Output = ()>>(
     loop {
         match timeout(LOOK, &mut look).await {
             Ok(looked) => return looked,
-            Err(_) => cancel().await,
+            Err(_) => {
+                let _heard = cancel().await;
+            }
         }
     }
 }

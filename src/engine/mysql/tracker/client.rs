@@ -115,7 +115,8 @@ impl Tracker {
         let next = sequence.wrapping_add(1);
         if self.client_more {
             // A command that is not answered does not stand at the back.
-            if let Some(pending) = self.pending.back_mut().filter(|_| self.splitting) {
+            let answered = self.splitting || self.awaits_file();
+            if let Some(pending) = self.pending.back_mut().filter(|_| answered) {
                 pending.sequence = next;
             }
             return;
