@@ -134,7 +134,8 @@ fn refused(answer: &packet::Packet) -> DialogueError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::mysql::tracker::tests::tracker;
+    use crate::engine::mysql::tracker::tests::{framed, tracker};
+    use crate::engine::{Admission, Tracker as _};
 
     #[test]
     fn a_rollback_is_answered_with_ok() {
@@ -151,5 +152,40 @@ mod tests {
             Interlude::roll_back(&tracker()).receive(&mut input, &mut out),
             Err(DialogueError::Refused { .. })
         ));
+    }
+
+    #[test]
+    fn an_xa_transaction_is_ended_first() {
+        let mut tracker = tracker();
+        say(&mut tracker, b"\x03xa  Start 'x','y'", b"\0\0\0\x03\0\0\0");
+        let mut interlude = Interlude::roll_back(&tracker);
+        let mut out = BytesMut::new();
+        interlude.open(&mut out);
+        assert_eq!(&out[..], b"\x0f\0\0\0\x03XA END 'x','y'\x14\0\0\0\x03XA ROLLBACK 'x','y'");
+        // It had ended.
+        let mut input = BytesMut::from(&b"\x0a\0\0\x01\xff\x77\x05#XAE07x\x07\0\0\x01\0\0\0\x02\0\0\0"[..]);
+        assert_eq!(interlude.receive(&mut input, &mut out), Ok(Some(BytesMut::new())));
+        say(&mut tracker, b"\x03XA PREPARE 'x'", b"\0\0\0\x02\0\0\0");
+        assert_eq!(tracker.xa(), None);
+    }
+
+    #[test]
+    fn a_file_that_is_not_all_there_is_ended() {
+        let mut tracker = tracker();
+        say(&mut tracker, b"\x03LOAD DATA LOCAL INFILE 'x' INTO TABLE t", b"\xfbx");
+        let mut part = BytesMut::from(&b"\x05\0\0\x02abc"[..]);
+        assert_eq!(tracker.client_bytes(&mut part, Admission::Nothing).forward, 7);
+        let mut interlude = Interlude::roll_back(&tracker);
+        let mut out = BytesMut::new();
+        interlude.open(&mut out);
+        assert!(out.starts_with(b"\0\0\x02\0\0\x03\0\n\0\0\0\x04\x21\0\0\0\x03ROLLBACK"), "{out:?}");
+        // It was not cancelled.
+        let mut input = BytesMut::from(&b"\x07\0\0\x05\0\0\0\x02\0\0\0"[..]);
+        assert!(interlude.receive(&mut input, &mut out).is_err());
+    }
+
+    fn say(tracker: &mut Tracker, request: &[u8], answer: &[u8]) {
+        tracker.client_bytes(&mut BytesMut::from(&framed(0, request)[..]), Admission::All);
+        tracker.server_bytes(&mut BytesMut::from(&framed(1, answer)[..]), &|_| None);
     }
 }
