@@ -242,7 +242,7 @@ impl<E: Engine> Session<E> {
             let asked = backend.cancel();
             let aide = self.membership.aide();
             self.rest.cancelling(tokio::spawn(async move {
-                asked.await;
+                let _heard = asked.await;
                 drop(aide);
                 // The client that asked may have left.
                 let _ = done.send(());

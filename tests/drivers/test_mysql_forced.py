@@ -473,6 +473,44 @@ def load_data_local(world, name):
     world.goes_on(wire, name)
 
 
+@GENTLE.case
+def load_data_local_in_a_transaction(world, name):
+    """the change comes in the middle of a packet of the file"""
+    wire = world.wire(add=LOCAL_FILES, file=None)
+    wire.query("BEGIN")
+    wire.query(f"INSERT INTO believed VALUES ('lost: {name}')")
+    wire.query("LOAD DATA LOCAL INFILE 'x' INTO TABLE believed")
+    wire.send(b"lost: first\n")
+    packets = wire.packets(b"lost: second\n" * 10_000)
+    wire.socket.sendall(packets[:5000])
+    yield "aborted"
+    wire.silent()
+    wire.socket.sendall(packets[5000:])
+    wire.silent()
+    wire.ask(wire.packets(b"") + query("COMMIT"), wire.aborted(wire.sequence), wire.aborted())
+    world.goes_on(wire, name)
+
+
+@GENTLE.case
+def load_data_local_that_does_not_end(world, name):
+    """the client sends all the time"""
+    wire = world.wire(add=LOCAL_FILES, file=None)
+    wire.query("LOAD DATA LOCAL INFILE 'x' INTO TABLE believed")
+    enough = threading.Event()
+
+    def send():
+        while not enough.wait(0.002):
+            wire.send(b"lost: row\n" * 5_000)
+
+    wait = world.begin(send)
+    yield "aborted"
+    enough.set()
+    assert wait() is None
+    wire.send(b"")
+    wire.expect(wire.aborted(wire.sequence))
+    world.goes_on(wire, name)
+
+
 # What cannot be carried -----------------------------------------------------------------------------------------------
 
 
@@ -574,12 +612,15 @@ def closed_in_a_transaction(world, name):
 
 
 @CLOSED.case
-def closed_while_running(world, name):
+def running_where_connections_are_closed(world, name):
+    """cancelled and told so, it stands in nobody's way any more, and is carried like others that do not"""
     wire = world.wire()
     wire.socket.sendall(query(long_query(name)))
     world.until_running(name)
-    yield "closed"
-    wire.over()
+    yield "aborted"
+    wire.failed()
+    wire.silent()
+    world.goes_on(wire, name)
 
 
 @CLOSED.case

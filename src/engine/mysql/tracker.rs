@@ -128,6 +128,8 @@ pub struct Tracker {
     /// The command at the front was looked at and may pass; a number in it is to be this one.
     passing: Option<Option<u32>>,
     forced: bool,
+    /// The name of the `XA` transaction that is open.
+    xa: Option<Bytes>,
     /// The last thing that the client was told is that its transaction was aborted.
     told: bool,
     draws_sequence: bool,
@@ -179,6 +181,7 @@ impl Tracker {
             echo: None,
             passing: None,
             forced: false,
+            xa: None,
             told: false,
             draws_sequence: false,
             asks_sequence: false,
@@ -345,19 +348,19 @@ impl crate::engine::Tracker for Tracker {
     }
 
     fn reattached(&mut self) {
-        self.pending.clear();
-        self.answer = Answer::default();
-        self.prepared = None;
-        (self.client_skip, self.client_more, self.collecting) = (0, false, false);
-        (self.server_skip, self.server_more) = (0, false);
+        self.forget_exchange();
         self.statements.forget_open();
         self.settle();
-        (self.passing, self.forced) = (None, false);
+        self.passing = None;
+        (self.forced, self.told) = (false, false);
         self.drift = Drift::None;
     }
 
     fn rolled_back(&mut self) {
+        // A file that the client was sending is not awaited any more.
+        self.forget_exchange();
         self.settle();
+        self.told = false;
         // Nobody will be able to go on with them.
         self.statements.forget_open();
         self.drift = Drift::Possible;

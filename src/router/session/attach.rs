@@ -47,7 +47,8 @@ impl<E: Engine> Session<E> {
         }
         self.cleared = 0;
         self.tracker.reattached();
-        if self.lost.is_none() {
+        // One that has lost its transaction may have been told already.
+        if !self.rest.take_counted() && self.lost.is_none() {
             self.membership.fared(|tally| tally.carried += 1);
         }
         self.membership.detach(E::is_visible(&self.state));

@@ -85,6 +85,7 @@ impl Tracker {
             match effect {
                 Effect::Variable(name) => self.name_variable(name),
                 Effect::Hold(hold) => self.wire.suspicion = Some(obstacle_of(*hold)),
+                Effect::EndXa => self.xa = None,
                 _ => {}
             }
         }
@@ -274,6 +275,7 @@ impl Tracker {
         }
         self.standing = Standing::Free;
         self.status &= !IN_TRANSACTION;
+        self.xa = None;
     }
 
     /// The server was asked for its status flags.

@@ -20,6 +20,7 @@ impl Tracker {
         self.wire.context.database = database;
         self.forget_context();
         (self.draws_sequence, self.asks_sequence, self.names_overflown) = (false, false, false);
+        self.xa = None;
     }
 
     pub(super) fn forget_context_of(&mut self, anything: bool) {
@@ -66,10 +67,12 @@ impl Tracker {
                 (self.wire.creates, self.wire.temporary_creates) = (0, 0);
                 (self.wire.prepares, self.wire.deallocations) = (0, 0);
             }
+            Effect::BeginXa(name) => self.xa = Some(name),
             Effect::Run(_)
             | Effect::Variable(_)
             | Effect::Characteristic(_)
             | Effect::Begin(_)
+            | Effect::EndXa
             | Effect::Hold(_) => {}
         }
     }

@@ -38,13 +38,37 @@ impl Tracker {
         backend
     }
 
+    /// The name of the `XA` transaction that is open, as the client wrote it.
+    pub(crate) fn xa(&self) -> Option<&[u8]> {
+        self.xa.as_deref()
+    }
+
+    /// How much of the client's packet is still to come, and whether another goes on with it.
+    pub(crate) fn rest_of_packet(&self) -> (usize, bool) {
+        (self.client_skip, self.client_more)
+    }
+
+    /// Nothing is under way any more, in either direction.
+    pub(super) fn forget_exchange(&mut self) {
+        self.pending.clear();
+        self.answer = answer::Answer::default();
+        self.prepared = None;
+        (self.client_skip, self.client_more, self.collecting) = (0, false, false);
+        (self.server_skip, self.server_more) = (0, false);
+    }
+
     pub(super) fn fate_now(&self) -> Fate {
+        if self.awaits_file() && !self.is_mid_packet() {
+            // Without the file's end the statement cannot have ended.
+            return Fate::TransactionAborted;
+        }
         // In the middle of a message nothing can be said.
         if !self.between_commands() || self.is_mid_packet() {
             return Fate::StatementUnknown;
         }
         if self.pending.is_empty() {
             return match self.standing {
+                Standing::Free if self.told => Fate::StatementCancelled,
                 Standing::Free => Fate::Carried,
                 Standing::Open | Standing::Unsure => Fate::TransactionAborted,
             };
