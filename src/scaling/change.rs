@@ -29,6 +29,8 @@ const FLUSHED: Duration = Duration::from_secs(5);
 const FLUSH: Duration = Duration::from_secs(120);
 /// How long sessions may take to come to rest when they are forced.
 const FORCE: Duration = Duration::from_secs(10);
+/// How long the server may take to tell its settings, while clients wait.
+const REMEMBER: Duration = Duration::from_secs(5);
 /// How long sessions may take to give their backends up.
 const GONE: Duration = Duration::from_secs(1);
 /// How long sessions whose state others can see may take to be restored before the rest is let go.
@@ -170,11 +172,15 @@ impl Driver {
         times.hold = shut.elapsed();
         self.board.metrics.hold_seconds.observe(times.hold.as_secs_f64());
         self.board.metrics.holds(HoldOutcome::Quiet).inc();
-        if let Err(error) = self.maintenance.remember().await {
-            drop(hold);
-            self.provider.dismiss();
-            self.maintenance.unflush().await;
-            return Err(format!("the server cannot be asked for its settings: {error}"));
+        if let Err(error) = self.remember().await {
+            if outcome != Outcome::Forced {
+                drop(hold);
+                self.provider.dismiss();
+                self.maintenance.unflush().await;
+                return Err(format!("the server cannot be asked for its settings: {error}"));
+            }
+            // A server that hangs is among the reasons to force a change.
+            tracing::warn!(cluster = self.board.name, error, "settings of the server are lost");
         }
         let let_go = hold.let_go();
         let_go.gone(GONE).await;
@@ -185,6 +191,11 @@ impl Driver {
         self.board.metrics.hand_over_seconds.observe(times.hand_over.as_secs_f64());
         self.board.metrics.stall_seconds.observe(times.stall.as_secs_f64());
         handed.map(|()| outcome)
+    }
+
+    async fn remember(&self) -> Result<(), String> {
+        let remembered = timeout(REMEMBER, self.maintenance.remember()).await;
+        remembered.unwrap_or_else(|_| Err("it does not answer".to_owned()))
     }
 
     /// Sessions that the new capacity has no place for would be lost after the point of no return.
@@ -225,12 +236,15 @@ impl Driver {
                 Next::Hold => {
                     if flushed.is_none_or(|at| at.elapsed() > FLUSHED) {
                         let left = deadline.saturating_sub(started.elapsed());
-                        self.flush(left.min(FLUSH)).await;
+                        let answers = self.flush(left.min(FLUSH)).await;
                         self.maintenance.study().await;
                         self.survey().await;
                         // What clients have written since is written by the stop while they wait: as little as can be.
+                        // A server that hangs is not asked twice.
                         let left = deadline.saturating_sub(started.elapsed());
-                        self.flush(left.min(FLUSH)).await;
+                        if answers {
+                            self.flush(left.min(FLUSH)).await;
+                        }
                         flushed = Some(Instant::now());
                         // Time has passed: is it still worth it?
                         continue;
@@ -298,10 +312,10 @@ impl Driver {
         tokio::time::sleep(SURVEY).await;
     }
 
-    /// Writes dirty data to disk while clients run, so that the stop has little to do.
-    async fn flush(&self, limit: Duration) {
+    /// Writes dirty data to disk while clients run, so that the stop has little to do. `false`: it was not done.
+    async fn flush(&self, limit: Duration) -> bool {
         match timeout(limit, self.maintenance.flush()).await {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => return true,
             Ok(Err(error)) => {
                 tracing::warn!(cluster = self.board.name, error, "cannot flush before the hand-over");
             }
@@ -309,6 +323,7 @@ impl Driver {
                 tracing::warn!(cluster = self.board.name, "flushing takes long; the stop will take over");
             }
         }
+        false
     }
 
     async fn try_hold(&self) -> Option<Found> {

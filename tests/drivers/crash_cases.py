@@ -370,6 +370,7 @@ def test_a_new_capacity_that_never_gets_ready_is_given_up(engine):
         ledger = Ledger(engine, writers=2)
         settle(server)
         ledger.start()
+        wait_until(lambda: len(server.sessions()) == 3, "everybody is there")
         capacity = server.status()["capacity"]
         for how, words in (("ends", "told to fail"), ("hangs", "not ready after 4 s")):
             programs.fail(how, 4)
@@ -465,11 +466,11 @@ def test_a_server_that_hangs_is_replaced(shared):
     process = server.status()["backend_pid"]
     os.kill(process, signal.SIGSTOP)
     try:
-        report = server.scale(shared.other_capacity())
+        report = server.scale(shared.other_capacity(), **shared.replaces_hanging)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGCONT)
-    assert report["outcome"] == "scaled" and report["sessions"] == {"carried": 1, "aborted": 0, "closed": 0}
+    assert report["outcome"] == shared.replaced and report["sessions"] == {"carried": 1, "aborted": 0, "closed": 0}
     rich.check()
     shared.one_writer()
     shared.clean_log()

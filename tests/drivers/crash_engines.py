@@ -30,6 +30,9 @@ class Engine:
     #: What tells a disk of this size that is full from one that is not, and the parameters that let it be so small.
     small_disk = "200m"
     small_parameters = {}
+    #: How a change gets rid of a server that hangs, and what that is called then.
+    replaces_hanging = {}
+    replaced = "scaled"
 
     def __init__(self, product):
         self.product = product
@@ -228,6 +231,9 @@ class Mysql(Engine):
     main_argument = b"--datadir="
     errors = pymysql.Error
     long_read = sleep = "SELECT SLEEP(60)"
+    # All of it is one process. Nobody can say what a restart would lose, so it must be forced.
+    replaces_hanging = {"seconds": 10, "action": "force"}
+    replaced = "forced"
     ABORTED = r"The last transaction was aborted due to (Seamless Scaling|an unknown error)\. Please retry\."
     KINDS = {
         "aborted": (1105, ABORTED),
