@@ -423,9 +423,9 @@ def test_a_huge_statement_passes_without_being_stored(server):
 def test_a_file_of_any_length_passes_without_being_stored(server):
     before = memory(server)
     wire = server.raw(ca=None, add=LOCAL_FILES)
-    wire.file = b"1\tx\n" * (20 << 18)
+    wire.file = (b"1\t" + b"x" * 10_000 + b"\n") * 2000
     wire.query("BEGIN")
-    assert wire.query("LOAD DATA LOCAL INFILE 'x' INTO TABLE t").affected == 20 << 18
+    assert wire.query("LOAD DATA LOCAL INFILE 'x' INTO TABLE t").affected == 2000
     wire.query("ROLLBACK")
     wire.close()
     grown = memory(server) - before
