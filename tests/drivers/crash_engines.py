@@ -240,7 +240,6 @@ class Mysql(Engine):
         "commit unknown": (1105, r"The server was lost during COMMIT\. The outcome of the transaction is unknown\."),
         "statement unknown": (1105, r"The server was lost during a statement\. The outcome of the statement is unknown\."),
         "temporary table lost": (1105, r"The session was lost with its server: temporary table\. Please reconnect\."),
-        "disk full": (1114, ""),
     }
 
     @property
@@ -269,6 +268,9 @@ class Mysql(Engine):
         if kind == "terminated":
             # A server says something, or nothing, to a session that is killed.
             return error.args[0] in (1927, 2006, 2013)
+        if kind == "disk full":
+            # The table is full, a file cannot be written, or the temporary folder has no room.
+            return error.args[0] in (1114, 3, 1021, 1030)
         code, words = self.KINDS[kind]
         return error.args[0] == code and re.search(words, error.args[1])
 
