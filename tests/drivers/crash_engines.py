@@ -251,6 +251,11 @@ class Mysql(Engine):
         return "mariadbd" if self.product == "mariadb" else "mysqld"
 
     @property
+    def small_disk(self):
+        # A new volume of MySQL's has a log of 100 MB before it is told to have a smaller one.
+        return "400m" if self.product == "mysql9" else "200m"
+
+    @property
     def small_parameters(self):
         log = {"mysql9": "innodb_redo_log_capacity"}.get(self.product, "innodb_log_file_size")
         return {log: "8M"}
