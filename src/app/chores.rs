@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::engine::{DialogueError, Engine, Obstacle, RouterLogin};
 use crate::router::admin::{Admin, Rows};
@@ -20,6 +20,9 @@ const FLUSHING: Duration = Duration::from_secs(3);
 const STUCK: Duration = Duration::from_millis(200);
 /// Between two looks at how much is left.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// How long the server may take to say what a restart would lose.
+const ANSWER: Duration = Duration::from_secs(5);
 
 /// See the module.
 pub(super) struct Chores<E: Engine> {
@@ -122,7 +125,8 @@ impl<E: Engine> Maintenance for Chores<E> {
 
     async fn server_obstacle(&self) -> Option<Obstacle> {
         let (obstacle, question) = E::server_obstacle()?;
-        match self.run(question).await {
+        let asked = timeout(ANSWER, self.run(question)).await;
+        match asked.unwrap_or_else(|_| Err("it does not answer".to_owned())) {
             Ok(rows) => (!rows.is_empty()).then_some(obstacle),
             Err(error) => {
                 tracing::warn!(error, "the server cannot be asked what a restart would lose");

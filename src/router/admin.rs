@@ -19,6 +19,8 @@ use crate::engine::{DialogueError, Engine, RouterLogin};
 const MAX_WAITING: usize = 4096;
 /// How long a question may wait for a database, and for its answer.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How long a log in may take: one that takes longer meets a server that hangs.
+const LOG_IN: Duration = Duration::from_secs(10);
 /// Between two tries.
 const RETRY: Duration = Duration::from_millis(20);
 
@@ -283,7 +285,8 @@ impl<E: Engine> Task<E> {
             let socket = signal.socket.ok_or(BackendError::Closed)?;
             // Counted from here on: a database that is to be empty is not to meet it half way.
             let aide = Aide::new(&self.fleet);
-            let backend = Backend::connect(&socket, E::log_in_as_router(&self.login), &self.login).await?;
+            let connect = Backend::connect(&socket, E::log_in_as_router(&self.login), &self.login);
+            let backend = timeout(LOG_IN, connect).await.map_err(|_| BackendError::TooSlow)??;
             self.connection = Some(Connection { backend: Some(backend), era: signal.era, _aide: aide });
         }
         let backend = self.connection.as_mut().and_then(|connection| connection.backend.as_mut());

@@ -174,13 +174,15 @@ impl Driver {
         times.hold = shut.elapsed();
         self.board.metrics.hold_seconds.observe(times.hold.as_secs_f64());
         self.board.metrics.holds(HoldOutcome::Quiet).inc();
-        // Everybody waits for this as for the hold.
-        let remembered = timeout(self.config.stall_budget, self.maintenance.remember()).await;
-        if let Err(error) = remembered.unwrap_or_else(|_| Err("it does not answer in time".to_owned())) {
-            drop(hold);
-            self.provider.dismiss();
-            self.unflush().await;
-            return Err(format!("the server cannot be asked for its settings: {error}"));
+        if let Err(error) = self.remember().await {
+            if outcome != Outcome::Forced {
+                drop(hold);
+                self.provider.dismiss();
+                self.unflush().await;
+                return Err(format!("the server cannot be asked for its settings: {error}"));
+            }
+            // A server that hangs is among the reasons to force a change.
+            tracing::warn!(cluster = self.board.name, error, "settings of the server are lost");
         }
         let let_go = hold.let_go();
         let_go.gone(GONE).await;
@@ -191,6 +193,12 @@ impl Driver {
         self.board.metrics.hand_over_seconds.observe(times.hand_over.as_secs_f64());
         self.board.metrics.stall_seconds.observe(times.stall.as_secs_f64());
         handed.map(|()| outcome)
+    }
+
+    async fn remember(&self) -> Result<(), String> {
+        // Everybody waits for this as for the hold.
+        let remembered = timeout(self.config.stall_budget, self.maintenance.remember()).await;
+        remembered.unwrap_or_else(|_| Err("it does not answer".to_owned()))
     }
 
     /// Sessions that the new capacity has no place for would be lost after the point of no return.

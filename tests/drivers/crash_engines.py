@@ -30,6 +30,9 @@ class Engine:
     #: What tells a disk of this size that is full from one that is not, and the parameters that let it be so small.
     small_disk = "200m"
     small_parameters = {}
+    #: How a change gets rid of a server that hangs, and what that is called then.
+    replaces_hanging = {}
+    replaced = "scaled"
 
     def __init__(self, product):
         self.product = product
@@ -228,13 +231,15 @@ class Mysql(Engine):
     main_argument = b"--datadir="
     errors = pymysql.Error
     long_read = sleep = "SELECT SLEEP(60)"
+    # All of it is one process. Nobody can say what a restart would lose, so it must be forced.
+    replaces_hanging = {"seconds": 10, "action": "force"}
+    replaced = "forced"
     ABORTED = r"The last transaction was aborted due to (Seamless Scaling|an unknown error)\. Please retry\."
     KINDS = {
         "aborted": (1105, ABORTED),
         "commit unknown": (1105, r"The server was lost during COMMIT\. The outcome of the transaction is unknown\."),
         "statement unknown": (1105, r"The server was lost during a statement\. The outcome of the statement is unknown\."),
         "temporary table lost": (1105, r"The session was lost with its server: temporary table\. Please reconnect\."),
-        "disk full": (1114, ""),
     }
 
     @property
@@ -244,6 +249,11 @@ class Mysql(Engine):
     @property
     def program(self):
         return "mariadbd" if self.product == "mariadb" else "mysqld"
+
+    @property
+    def small_disk(self):
+        # A new volume of MySQL's has a log of 100 MB before it is told to have a smaller one.
+        return "400m" if self.product == "mysql9" else "200m"
 
     @property
     def small_parameters(self):
@@ -263,6 +273,9 @@ class Mysql(Engine):
         if kind == "terminated":
             # A server says something, or nothing, to a session that is killed.
             return error.args[0] in (1927, 2006, 2013)
+        if kind == "disk full":
+            # The table is full, a file cannot be written, or the temporary folder has no room.
+            return error.args[0] in (1114, 3, 1021, 1030)
         code, words = self.KINDS[kind]
         return error.args[0] == code and re.search(words, error.args[1])
 

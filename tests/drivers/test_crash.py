@@ -35,7 +35,12 @@ def process_of(connection):
 
 def test_sessions_outlive_the_end_of_one_process(of_version):
     """The server ends all its sessions and starts anew; its main process stays."""
-    sessions_outlive(of_version, lambda session: os.kill(process_of(session), signal.SIGKILL))
+
+    def arm(session):
+        process = process_of(session)
+        return lambda: os.kill(process, signal.SIGKILL)
+
+    sessions_outlive(of_version, arm)
 
 
 def raw(server):

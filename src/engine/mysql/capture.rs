@@ -193,7 +193,8 @@ impl Capture {
     /// A transaction is open after all: the session stays as it was known.
     fn give_up(&mut self) {
         let status = self.state.status;
-        self.state = State { status, obstacle: Some(Obstacle::OpenTransaction), ..self.last.clone() };
+        let obstacle = self.last.obstacle.or(Some(Obstacle::OpenTransaction));
+        self.state = State { status, obstacle, ..self.last.clone() };
     }
 
     fn answered(&mut self, step: Step, answer: Answer) -> Result<(), DialogueError> {

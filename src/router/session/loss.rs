@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::{End, Session};
-use crate::engine::{Cause, DialogueError, Drift, Engine, Farewell, Fate, Loss, Tracker};
+use crate::engine::{Cause, DialogueError, Drift, Engine, Farewell, Fate, Loss, Obstacle, Tracker};
 use crate::router::backend::{Backend, BackendError};
 
 /// How long it may take to find out whether the server is gone.
@@ -91,7 +91,9 @@ impl<E: Engine> Session<E> {
     /// What of the session's state died with the server, if any did.
     pub(super) fn state_lost(&self) -> Option<Farewell> {
         let of_wire = self.tracker.obstacle().filter(|obstacle| !obstacle.is_passing());
-        if let Some(obstacle) = self.rest.standing().or(of_wire) {
+        // What becomes of a transaction that was found open, the fate says.
+        let standing = self.rest.standing().filter(|obstacle| *obstacle != Obstacle::OpenTransaction);
+        if let Some(obstacle) = standing.or(of_wire) {
             return Some(Farewell::StateLost(obstacle.to_string().replace('_', " ")));
         }
         if self.tracker.drift() == Drift::Possible {

@@ -15,11 +15,14 @@ const SURVEY: Duration = Duration::from_millis(30);
 impl Driver {
     /// All of it, before a hold.
     pub(super) async fn make_ready(&self, deadline: Instant) {
-        self.flush(deadline).await;
+        let answers = self.flush(deadline).await;
         self.maintenance.study().await;
         self.survey().await;
-        // What clients have written since is written by the stop while they wait: as little as can be.
-        self.flush(deadline).await;
+        // What clients have written since is written by the stop while they wait: as little as can be. A server that
+        // hangs is not asked twice.
+        if answers {
+            self.flush(deadline).await;
+        }
     }
 
     /// The server goes on after all.
@@ -37,11 +40,11 @@ impl Driver {
         tokio::time::sleep(SURVEY).await;
     }
 
-    /// Writes dirty data to disk while clients run, so that the stop has little to do.
-    async fn flush(&self, deadline: Instant) {
+    /// Writes dirty data to disk while clients run, so that the stop has little to do. `false`: it was not done.
+    async fn flush(&self, deadline: Instant) -> bool {
         let limit = deadline.saturating_duration_since(Instant::now()).min(FLUSH);
         match timeout(limit, self.maintenance.flush()).await {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => return true,
             Ok(Err(error)) => {
                 tracing::warn!(cluster = self.board.name, error, "cannot flush before the hand-over");
             }
@@ -49,5 +52,6 @@ impl Driver {
                 tracing::warn!(cluster = self.board.name, "flushing takes long; the stop will take over");
             }
         }
+        false
     }
 }

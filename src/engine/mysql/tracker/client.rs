@@ -186,8 +186,10 @@ impl Tracker {
             PREPARE => self.prepare(bytes, packet)?,
             EXECUTE | BULK_EXECUTE => self.execute(bytes, packet, kind)?,
             FETCH | RESET_STATEMENT | CLOSE | LONG_DATA => self.of_statement(bytes, packet, kind),
+            // They must not pass, and the rest of it would be waited for in vain.
             CHANGE_USER | BINLOG_DUMP | BINLOG_DUMP_GTID | REGISTER_REPLICA | TABLE_DUMP => {
-                return Err(Rest::Intercept);
+                let too_long = Rest::Violation("the command is too long");
+                return Err(if packet.length > INSPECTED { too_long } else { Rest::Intercept });
             }
             PROCESS_KILL => self.process_kill(bytes, packet)?,
             _ => self.other(packet.body(bytes), kind),
