@@ -234,9 +234,7 @@ impl Capture {
         match step {
             Step::Warnings => {
                 let rows: Option<Vec<[Bytes; 3]>> = rows.into_iter().map(warning).collect();
-                self.state.warnings = rows?;
-                let errors = self.state.warnings.iter().filter(|row| ascii(&row[0]).as_ref() == b"Error");
-                self.state.errors = u16::try_from(errors.count()).unwrap_or(u16::MAX);
+                self.state.set_warnings(rows?);
             }
             Step::Clock => self.clock = ascii(rows.first()?.first()?.as_deref()?),
             Step::Counters => self.counters = Counters::read(&rows),

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::answer::ascii;
 use crate::engine::Obstacle;
 
 /// Where a statement was prepared: the server freezes these in it ("catalogue": they matter at PREPARE time, not at
@@ -125,6 +126,13 @@ impl State {
         (self.last_insert_id, self.found_rows, self.insert_id, self.rand_seeds) = (None, None, None, None);
         self.warnings.clear();
         self.errors = 0;
+    }
+
+    /// The rows of `SHOW WARNINGS`.
+    pub fn set_warnings(&mut self, rows: Vec<[Bytes; 3]>) {
+        let errors = rows.iter().filter(|row| ascii(&row[0]).as_ref() == b"Error");
+        self.errors = u16::try_from(errors.count()).unwrap_or(u16::MAX);
+        self.warnings = rows;
     }
 
     /// A session variable's value; `None`: it is NULL, or as a log in makes it.

@@ -123,7 +123,7 @@ pub struct Tracker {
     standing: Standing,
     status: u16,
     drift: Drift,
-    /// What `SHOW` would say, had the session not been moved.
+    /// What `SHOW` would say, had the session not been moved or asked.
     echo: Option<Echo>,
     /// The command at the front was looked at and may pass; a number in it is to be this one.
     passing: Option<Option<u32>>,
@@ -267,6 +267,20 @@ impl Tracker {
         state.obstacle = state.obstacle.or_else(|| self.wire_obstacle(state));
         (self.wire.variables_known, self.wire.user_variables_known) = (true, true);
         self.drift = Drift::None;
+        self.keep_echo(state);
+    }
+
+    /// What was asked has disturbed what the last statement left, which from now on is the router's to say.
+    fn keep_echo(&mut self, state: &mut State) {
+        match &self.echo {
+            // No statement of the client's has run since: what was asked now is of the router's own making.
+            Some(echo) => state.set_warnings(echo.warnings.clone()),
+            None => {
+                let row_count = self.wire.row_count;
+                self.echo = Some(Echo { warnings: state.warnings.clone(), row_count });
+            }
+        }
+        (self.wire.failed, self.wire.warnings) = (false, 0);
     }
 
     /// The session goes on on another backend.

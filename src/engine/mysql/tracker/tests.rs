@@ -349,6 +349,32 @@ fn what_a_move_cannot_carry_is_answered_until_a_statement_runs() {
 }
 
 #[test]
+fn what_a_look_disturbs_is_answered_until_a_statement_runs() {
+    let mut tracker = tracker();
+    let warned = |warnings: u8| framed(1, &[0, 3, 0, 2, 0, warnings, 0]);
+    asks(&mut tracker, "INSERT INTO t VALUES (1)", &warned(1));
+    asks(&mut tracker, "SHOW WARNINGS", &rows(1, 2));
+    // Shown, they are there still.
+    assert_eq!(tracker.wire().warnings, 1);
+    let warning = ["Error", "1265", "cut"].map(|text| Bytes::from_static(text.as_bytes()));
+    let mut state = State { captured: true, warnings: vec![warning.clone()], ..State::default() };
+    tracker.complete(&mut state);
+    // The next look cannot see them any more, and need not.
+    assert_eq!((tracker.wire().warnings, tracker.wire().failed), (0, false));
+    let mut second = State { captured: true, ..State::default() };
+    tracker.complete(&mut second);
+    assert_eq!((second.warnings, second.errors), (vec![warning], 1));
+    let (_, out) = looked_at(&mut tracker, &query("SHOW WARNINGS LIMIT 1"), &Intercepted::Answered);
+    assert!(out.windows(15).any(|row| row == b"\x05Error\x041265\x03cut"), "{out:?}");
+    let (_, out) = looked_at(&mut tracker, &query("SHOW ERRORS LIMIT 1, 5"), &Intercepted::Answered);
+    assert!(!out.windows(4).any(|row| row == b"1265"), "{out:?}");
+    asks(&mut tracker, "SELECT 1", &rows(1, 2));
+    let mut third = State { captured: true, ..State::default() };
+    tracker.complete(&mut third);
+    assert_eq!(third.warnings.len(), 0);
+}
+
+#[test]
 fn a_cancelled_statement_is_answered_in_the_words_of_a_forced_change() {
     let mut tracker = tracker();
     asks(&mut tracker, "BEGIN", &ok(3));
