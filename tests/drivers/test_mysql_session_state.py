@@ -277,9 +277,21 @@ def current_database_that_is_gone(server):
     connection.query("CREATE DATABASE gone")
     connection.query("USE gone")
     connection.query("DROP DATABASE gone")
+    first, entered = (server.raw(database=None) for _ in range(2))
+    first.query("CREATE DATABASE first")
+    logged_in_there = server.raw(database="first")
+    logged_in_there.query("USE app")
+    entered.query("CREATE DATABASE entered")
+    entered.query("USE entered")
+    first.query("DROP DATABASE first")
+    first.query("DROP DATABASE entered")
 
     def check():
         assert connection.one("SELECT DATABASE()") is None
+        assert logged_in_there.one("SELECT DATABASE()") == "app"
+        # The old server says the name that was, until one enters another; an error is all there is in it.
+        with pytest.raises(ServerError, match="^1046|^1049"):
+            entered.query("CREATE TABLE made (a int)")
 
     return check
 

@@ -45,6 +45,8 @@ enum Step {
     Must(&'static str),
     /// May fail.
     May,
+    /// The current database.
+    Database,
     /// The statement at this place.
     Statement(usize),
     /// The named statement at this place.
@@ -87,6 +89,8 @@ pub struct Restore {
 /// An object, a column or a right is not there any more.
 const GONE: [u64; 16] =
     [1044, 1046, 1049, 1051, 1054, 1109, 1142, 1143, 1146, 1227, 1305, 1356, 1370, 1449, 1630, 4061];
+/// `ER_BAD_DB_ERROR`
+const UNKNOWN_DATABASE: u64 = 1049;
 /// Access denied: the variable is for some users only.
 const DENIED: u64 = 1227;
 /// Whoever has switched this off must not have it on without knowing.
@@ -143,6 +147,12 @@ impl Restore {
         match step {
             Step::May => Ok(()),
             Step::Must(what) => unfaithful(what),
+            // Another session has dropped it: the old one still says its name, but nothing is in it.
+            Step::Database if number == UNKNOWN_DATABASE => {
+                self.state.database = None;
+                Ok(())
+            }
+            Step::Database => unfaithful("database"),
             Step::Statement(_) if GONE.contains(&number) => Ok(()),
             Step::Named(_) if GONE.contains(&number) => {
                 self.restored.prepares += 1;

@@ -94,7 +94,7 @@ impl Restore {
             self.run(out, UTF8, Step::Must("character set"));
         }
         if let Some(database) = self.state.database.clone() {
-            self.script.init_database(out, &database, Step::Must("database"));
+            self.script.init_database(out, &database, Step::Database);
         }
     }
 
