@@ -259,8 +259,9 @@ impl Tracker {
             self.asked(status);
         }
         if self.standing == Standing::Open {
-            // It was not asked for more, and will be again.
+            // It was not asked for more, and has to be when the transaction is over.
             state.obstacle = state.obstacle.or(Some(Obstacle::OpenTransaction));
+            self.drift = Drift::Possible;
             return;
         }
         self.learn(state);

@@ -375,6 +375,20 @@ fn what_a_look_disturbs_is_answered_until_a_statement_runs() {
 }
 
 #[test]
+fn a_session_found_in_a_transaction_is_looked_at_behind_it() {
+    let mut tracker = tracker();
+    asks(&mut tracker, "BEGIN", &ok(3));
+    asks(&mut tracker, "INSERT INTO t VALUES (1)", &ok(3));
+    asks(&mut tracker, "SELECT nothing", &error(1054));
+    let mut state = State { captured: true, status: Some(3), ..State::default() };
+    tracker.complete(&mut state);
+    assert_eq!((state.obstacle, tracker.is_quiet()), (Some(Obstacle::OpenTransaction), false));
+    asks(&mut tracker, "ROLLBACK", &ok(2));
+    // Else it would be taken for one that has a transaction open until something else has changed it.
+    assert_eq!((tracker.drift(), tracker.is_quiet()), (Drift::Possible, true));
+}
+
+#[test]
 fn a_cancelled_statement_is_answered_in_the_words_of_a_forced_change() {
     let mut tracker = tracker();
     asks(&mut tracker, "BEGIN", &ok(3));
