@@ -5,6 +5,18 @@ use bytes::Bytes;
 use super::answer::ascii;
 use crate::engine::Obstacle;
 
+/// How a context came by its character set and its collation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Names {
+    /// Nobody knows.
+    #[default]
+    Unknown,
+    /// The log in made them.
+    LogIn,
+    /// `SET NAMES` with the character set's default collation.
+    Default,
+}
+
 /// Where a statement was prepared: the server freezes these in it ("catalogue": they matter at PREPARE time, not at
 /// EXECUTE).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -17,14 +29,34 @@ pub struct Context {
     pub character_set: Option<Bytes>,
     /// `@@collation_connection`; `None`: not known (yet).
     pub collation: Option<Bytes>,
+    /// How the last two can be made again without being known.
+    pub names: Names,
     /// What is not known of two contexts of one era is the same in both.
     pub era: u32,
 }
 
 impl Context {
-    /// All of it is known.
+    /// It can be made again.
     pub fn is_known(&self) -> bool {
-        self.sql_mode.is_some() && self.character_set.is_some() && self.collation.is_some()
+        self.sql_mode.is_some() && (self.has_values() || self.is_of_log_in() || self.is_of_names().is_some())
+    }
+
+    fn has_values(&self) -> bool {
+        self.character_set.is_some() && self.collation.is_some()
+    }
+
+    /// Another log in is all that makes it again.
+    pub fn is_of_log_in(&self) -> bool {
+        self.names == Names::LogIn && !self.has_values()
+    }
+
+    /// The character set that `SET NAMES` makes it again with.
+    pub fn is_of_names(&self) -> Option<&Bytes> {
+        let plain = |name: &&Bytes| name.iter().all(|byte| byte.is_ascii_alphanumeric());
+        self.character_set
+            .as_ref()
+            .filter(|_| self.names == Names::Default && !self.has_values())
+            .filter(plain)
     }
 }
 

@@ -21,7 +21,7 @@ use super::lexer::Mode;
 use super::log_in::LoggedIn;
 use super::restore::Restored;
 use super::sql::{Effect, Traits};
-use super::state::{State, Wire};
+use super::state::{Names, State, Wire};
 use crate::engine::{
     Admission, ClientScan, Directory, Drift, Farewell, Fate, Intercepted, Loss, Obstacle, ServerScan,
 };
@@ -148,6 +148,7 @@ impl Tracker {
             startup.database.as_ref().filter(|name| !name.is_empty()).map(|name| Bytes::from(name.clone()));
         let mut known = Known::default();
         wire.context.era = known.era();
+        wire.context.names = Names::LogIn;
         let capabilities = startup.capabilities;
         Tracker {
             wire,

@@ -52,8 +52,8 @@ impl Restore {
                 groups.push(context.clone());
             }
         }
-        // Where there was no database, the log in's own must not be left first.
-        groups.sort_by_key(|context| context.database.is_some());
+        // Nothing leaves a database again, or gives back the character set of the log in.
+        groups.sort_by_key(|context| (context.database.is_some(), !context.is_of_log_in()));
         for context in groups {
             self.put_context(out, &context);
             for at in 0..self.state.statements.len() {
@@ -79,11 +79,13 @@ impl Restore {
             }
             self.script.init_database(out, database, Step::May);
         }
-        let settings = [
-            literal::assigned(b"sql_mode", context.sql_mode.as_ref()),
-            literal::assigned(b"character_set_client", context.character_set.as_ref()),
-            literal::assigned(b"collation_connection", context.collation.as_ref()),
-        ];
+        let mut settings = vec![literal::assigned(b"sql_mode", context.sql_mode.as_ref())];
+        if let Some(character_set) = context.is_of_names() {
+            settings.push([b"NAMES ", &character_set[..]].concat());
+        } else if !context.is_of_log_in() {
+            settings.push(literal::assigned(b"character_set_client", context.character_set.as_ref()));
+            settings.push(literal::assigned(b"collation_connection", context.collation.as_ref()));
+        }
         let sql = [b"SET ", &settings.join(&b","[..])[..]].concat();
         self.run(out, &sql, Step::Must("prepared statement"));
     }
@@ -199,7 +201,7 @@ fn prepare(name: &Bytes, text: &Bytes, context: &Context) -> Vec<u8> {
 mod tests {
     use super::super::super::log_in::LoggedIn;
     use super::super::super::packet;
-    use super::super::super::state::{NamedStatement, State, Statement, Wire};
+    use super::super::super::state::{NamedStatement, Names, State, Statement, Wire};
     use super::*;
 
     fn context(database: Option<&'static str>, sql_mode: &'static str, era: u32) -> Context {
@@ -208,6 +210,7 @@ mod tests {
             sql_mode: Some(sql_mode.into()),
             character_set: Some("latin1".into()),
             collation: Some("latin1_bin".into()),
+            names: Names::Unknown,
             era,
         }
     }
@@ -215,6 +218,34 @@ mod tests {
     fn statement(id: u32, context: Context) -> Statement {
         let text = Bytes::from(format!("statement {id}"));
         Statement { id, text, context, parameters: 0, columns: 0, definitions: Bytes::new() }
+    }
+
+    fn written(state: &State) -> Vec<String> {
+        let mut restore = Restore::new(&Wire::default(), &LoggedIn::default(), state);
+        let mut out = BytesMut::new();
+        restore.put_statements(&mut out);
+        let mut written = Vec::new();
+        while let Some(packet) = packet::take(&mut out, packet::SPLIT).unwrap() {
+            written.push(String::from_utf8(packet.body.to_vec()).unwrap());
+        }
+        written
+    }
+
+    #[test]
+    fn what_the_log_in_made_comes_first() {
+        let unknown = |names: Names| Context { collation: None, names, ..context(Some("a"), "", 1) };
+        let of_log_in = Context { character_set: None, ..unknown(Names::LogIn) };
+        let statements = vec![statement(1, unknown(Names::Default)), statement(2, of_log_in)];
+        let state = State { captured: true, statements, ..State::default() };
+        let expected = [
+            "\u{2}a",
+            "\u{3}SET sql_mode=_utf8mb4 X''",
+            "\u{16}statement 2",
+            "\u{2}a",
+            "\u{3}SET sql_mode=_utf8mb4 X'',NAMES latin1",
+            "\u{16}statement 1",
+        ];
+        assert_eq!(written(&state), expected);
     }
 
     #[test]
@@ -233,13 +264,7 @@ mod tests {
             }],
             ..State::default()
         };
-        let mut restore = Restore::new(&Wire::default(), &LoggedIn::default(), &state);
-        let mut out = BytesMut::new();
-        restore.put_statements(&mut out);
-        let mut written = Vec::new();
-        while let Some(packet) = packet::take(&mut out, packet::SPLIT).unwrap() {
-            written.push(String::from_utf8(packet.body.to_vec()).unwrap());
-        }
+        let written = written(&state);
         let settings = |mode: &str| {
             format!(
                 "\u{3}SET sql_mode=_utf8mb4 X'{mode}',character_set_client=_utf8mb4 X'6c6174696e31',\

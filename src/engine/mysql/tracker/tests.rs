@@ -477,6 +477,33 @@ fn the_context_of_a_statement_is_learnt() {
     assert_eq!(tracker.wire().context.database, Some(text("e")));
 }
 
+#[test]
+fn a_context_that_can_be_made_again_need_not_be_learnt() {
+    let mut tracker = tracker();
+    let prepare = |tracker: &mut Tracker, id: u32| {
+        sends(tracker, &framed(0, b"\x16SELECT 1"));
+        hears(tracker, &prepared(id, 0, 1));
+    };
+    asks(&mut tracker, "SET sql_mode = ''", &ok(2));
+    prepare(&mut tracker, 1);
+    asks(&mut tracker, "SET NAMES latin1", &ok(2));
+    prepare(&mut tracker, 2);
+    asks(&mut tracker, "SET NAMES utf8mb4", &ok(2));
+    let text = |text: &'static str| Bytes::from_static(text.as_bytes());
+    let variables = [("sql_mode", ""), ("character_set_client", "utf8mb4"), ("collation_connection", "c")];
+    let variables = variables.map(|(name, value)| (text(name), Some(text(value)))).to_vec();
+    let state = State { captured: true, variables, database: Some(text("d")), ..State::default() };
+    let mut first = state.clone();
+    tracker.complete(&mut first);
+    assert_eq!(first.obstacle, None);
+    assert!(first.statements[0].context.is_of_log_in());
+    assert_eq!(first.statements[1].context.is_of_names(), Some(&text("latin1")));
+    // A role whose name has to be written in UTF-8 comes first and is the end of what the log in made.
+    let mut second = State { role: Some(text("rôle")), ..state };
+    tracker.complete(&mut second);
+    assert_eq!(second.obstacle, Some(Obstacle::PreparedStatement));
+}
+
 /// A command and its answer.
 fn exchange() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
     let flags = prop_oneof![Just(2u16), Just(3), Just(0)];
