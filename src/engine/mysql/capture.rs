@@ -207,6 +207,7 @@ impl Capture {
                     return Ok(());
                 }
                 if step == Step::Save {
+                    self.state.results = columns.get(save::TEXT).map_or(0, |column| column.collation);
                     self.saved = rows.first().and_then(|row| save::read(self.product(), row, status));
                     return self.saved.as_ref().map(|_| ()).ok_or_else(|| unexpected("save row"));
                 }

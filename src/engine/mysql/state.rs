@@ -124,6 +124,9 @@ pub struct State {
     /// `character_set_results`, `collation_connection` (which implies `character_set_connection`) and `sql_mode`, and
     /// without what cannot be set.
     pub variables: Vec<(Bytes, Option<Bytes>)>,
+    /// The number of the collation that results say they have. A log in makes it, or `character_set_results`; which of one
+    /// character set's, only the log in can say.
+    pub results: u16,
     /// The current database.
     pub database: Option<Bytes>,
     /// The active roles as `CURRENT_ROLE()` has them; `None`: none.
@@ -188,6 +191,8 @@ pub struct Wire {
     pub named_statements: Vec<NamedStatement>,
     /// Where a statement would be prepared now. What is not known of it the next capture says.
     pub context: Context,
+    /// The number of the collation that the client has logged in with.
+    pub collation: u8,
     /// The last answer was an error.
     pub failed: bool,
     /// The warning count of the last answer.

@@ -143,7 +143,7 @@ pub fn loss(bytes: &[u8]) -> Loss {
 impl Tracker {
     /// A session that has just logged in; `id` is the connection id that the client knows.
     pub fn new(startup: &Startup, logged_in: &LoggedIn, id: u32) -> Tracker {
-        let mut wire = Wire::default();
+        let mut wire = Wire { collation: startup.collation, ..Wire::default() };
         wire.context.database =
             startup.database.as_ref().filter(|name| !name.is_empty()).map(|name| Bytes::from(name.clone()));
         let mut known = Known::default();

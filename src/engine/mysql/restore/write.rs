@@ -9,6 +9,8 @@ use super::{Product, Restore, Step};
 
 /// About how long a `SET` of user variables gets.
 const LONG: usize = 256 * 1024;
+/// What results are converted to.
+const RESULTS: &[u8] = b"character_set_results";
 /// The setting under which names in UTF-8 are understood.
 const UTF8: &[u8] = b"SET character_set_client=utf8mb4";
 
@@ -118,12 +120,23 @@ impl Restore {
         }
     }
 
+    /// The log in has made results what they were, down to the collation; a `SET` would have the default one.
+    fn has_results(&self) -> bool {
+        let state = &self.state;
+        let statements = state.statements.iter().map(|statement| &statement.context);
+        let mut places = statements.chain(state.named_statements.iter().map(|statement| &statement.context));
+        state.results == u16::from(self.wire.collation)
+            && state.variable(RESULTS).is_some()
+            && places.all(|context| context.is_of_names().is_none())
+    }
+
     fn put_settings(&mut self, out: &mut BytesMut) {
+        let has_results = self.has_results();
         let settings: Vec<Vec<u8>> = self
             .state
             .variables
             .iter()
-            .filter(|(name, _)| literal::is_plain(name))
+            .filter(|(name, _)| literal::is_plain(name) && !(has_results && name == RESULTS))
             .map(|(name, value)| literal::assigned(name, value.as_ref()))
             .collect();
         let sql = [b"SET ", &settings.join(&b","[..])[..]].concat();
@@ -131,9 +144,10 @@ impl Restore {
     }
 
     pub(super) fn put_settings_one_by_one(&mut self, out: &mut BytesMut) {
+        let has_results = self.has_results();
         for at in 0..self.state.variables.len() {
             let (name, value) = &self.state.variables[at];
-            if literal::is_plain(name) {
+            if literal::is_plain(name) && !(has_results && name == RESULTS) {
                 let sql = [b"SET ", &literal::assigned(name, value.as_ref())[..]].concat();
                 self.run(out, &sql, Step::Setting(at));
             }
@@ -246,6 +260,22 @@ mod tests {
             "\u{16}statement 1",
         ];
         assert_eq!(written(&state), expected);
+    }
+
+    #[test]
+    fn results_are_left_as_the_log_in_made_them() {
+        let settings = |results, value: Option<&'static str>| {
+            let variables = vec![("character_set_results".into(), value.map(Bytes::from))];
+            let state = State { captured: true, results, variables, ..State::default() };
+            let wire = Wire { collation: 45, ..Wire::default() };
+            let mut restore = Restore::new(&wire, &LoggedIn::default(), &state);
+            let mut out = BytesMut::new();
+            restore.put_settings_one_by_one(&mut out);
+            !out.is_empty()
+        };
+        // The character set is the same, and the collation only if nothing has set it.
+        assert_eq!([settings(45, Some("utf8mb4")), settings(255, Some("utf8mb4"))], [false, true]);
+        assert!(settings(45, None));
     }
 
     #[test]
