@@ -830,6 +830,20 @@ def statement_whose_long_data_were_used(server):
 
 
 @carried
+def statement_whose_table_is_gone(server):
+    """it cannot be prepared again, and running it is the same error as ever"""
+    connection = server.raw(**PLAIN)
+    statement = connection.prepare("SELECT * FROM vanishing")
+    connection.query("DROP TABLE vanishing")
+
+    def check():
+        with pytest.raises(ServerError, match="^1146"):
+            connection.execute(statement)
+
+    return check
+
+
+@carried
 def statement_whose_cursor_is_closed(server):
     connection = server.raw(**PLAIN)
     statement = connection.prepare("SELECT n FROM numbers WHERE n > ? ORDER BY n")
@@ -1130,19 +1144,6 @@ def long_data(server):
     connection.long_data(statement, 0, b"x")
     connection.ping()
     return connection, lambda: connection.reset_statement(statement)
-
-
-@blocked("prepared_statement")
-def statement_whose_table_is_gone(server):
-    connection = server.raw(**PLAIN)
-    statement = connection.prepare("SELECT * FROM vanishing")
-    connection.query("DROP TABLE vanishing")
-
-    def end():
-        connection.close_statement(statement)
-        connection.ping()
-
-    return connection, end
 
 
 @blocked("prepared_statement", on=[MARIADB, MYSQL56])

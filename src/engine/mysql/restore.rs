@@ -9,7 +9,8 @@
 //!
 //! One refused variable fails the whole `SET`: then they are set one by one, and what follows is done once more. A variable
 //! that only some may set and this user may not came with the log in; it stays as the new log in has it. A statement whose
-//! objects are gone is left out: running it would be an error on the old server too. One that yields other columns than
+//! objects are gone is left out, and the router answers for it with the server's error: that is what running it would
+//! bring on the old server too. One that yields other columns than
 //! before is kept, as the server itself prepares it anew without a word when a table has changed; not one that takes
 //! another number of parameters.
 
@@ -30,6 +31,8 @@ pub struct Restored {
     /// The id that the new backend gave each statement: the client's id, the backend's id. One that is missing could not
     /// be prepared again.
     pub statements: Vec<(u32, u32)>,
+    /// What the server said of those that name something that is not there any more: the client's id, the error.
+    pub gone: Vec<(u32, Bytes)>,
     /// How many `CREATE TABLE` and `PREPARE` the backend has counted by now (the restore's own).
     pub creates: u64,
     /// See above.
@@ -153,7 +156,11 @@ impl Restore {
                 Ok(())
             }
             Step::Database => unfaithful("database"),
-            Step::Statement(_) if GONE.contains(&number) => Ok(()),
+            Step::Statement(at) if GONE.contains(&number) => {
+                let id = self.state.statements.get(at).map(|statement| statement.id);
+                self.restored.gone.extend(id.map(|id| (id, body.clone())));
+                Ok(())
+            }
             Step::Named(_) if GONE.contains(&number) => {
                 self.restored.prepares += 1;
                 Ok(())

@@ -288,7 +288,7 @@ impl Tracker {
     /// The session goes on on another backend.
     pub fn restored(&mut self, logged_in: &LoggedIn, restored: Restored) {
         self.product = logged_in.product();
-        self.statements.renumber(&mut self.wire, &restored.statements);
+        self.statements.renumber(&mut self.wire, &restored.statements, &restored.gone);
         (self.wire.creates, self.wire.prepares) = (restored.creates, restored.prepares);
         (self.wire.temporary_creates, self.wire.deallocations) = (0, 0);
         self.wire.called = false;

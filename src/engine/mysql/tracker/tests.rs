@@ -504,6 +504,24 @@ fn a_context_that_can_be_made_again_need_not_be_learnt() {
     assert_eq!(second.obstacle, Some(Obstacle::PreparedStatement));
 }
 
+#[test]
+fn a_statement_whose_table_is_gone_is_answered_with_the_servers_error() {
+    let mut tracker = tracker();
+    sends(&mut tracker, &framed(0, b"\x16SELECT 1"));
+    hears(&mut tracker, &prepared(5, 0, 1));
+    tracker.reattached();
+    let gone = Bytes::from_static(b"\xff\x7a\x04#42S02no table");
+    let restored = Restored { gone: vec![(1, gone.clone())], ..Restored::default() };
+    tracker.restored(&LoggedIn::default(), restored);
+    let execute = framed(0, b"\x17\x01\0\0\0\0\x01\0\0\0");
+    let (_, out) = looked_at(&mut tracker, &execute, &Intercepted::Answered);
+    assert_eq!(out, framed(1, &gone));
+    // It may be there again at the next move.
+    tracker.reattached();
+    tracker.restored(&LoggedIn::default(), Restored { statements: vec![(1, 9)], ..Restored::default() });
+    assert_eq!(sends(&mut tracker, &execute), framed(0, b"\x17\x09\0\0\0\0\x01\0\0\0"));
+}
+
 /// A command and its answer.
 fn exchange() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
     let flags = prop_oneof![Just(2u16), Just(3), Just(0)];
