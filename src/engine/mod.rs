@@ -95,6 +95,10 @@ pub trait Engine: Sized + Send + Sync + std::fmt::Debug + 'static {
     fn contract(logged_in: &Self::LoggedIn) -> Self::Contract;
     /// Logs in as the client asked.
     fn log_in(startup: &Self::Startup) -> Self::LogIn;
+    /// Logs in as the same client for a session that is to become what it was.
+    fn log_in_again(startup: &Self::Startup, _state: &Self::State) -> Self::LogIn {
+        Self::log_in(startup)
+    }
     /// Logs in as the router itself.
     fn log_in_as_router(login: &RouterLogin) -> Self::LogIn;
     /// Starts watching a session that has just logged in; writes the client's welcome to `out`.

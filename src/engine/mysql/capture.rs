@@ -208,6 +208,7 @@ impl Capture {
                     return Ok(());
                 }
                 if step == Step::Save {
+                    self.state.results = columns.get(save::TEXT).map_or(0, |column| column.collation);
                     self.saved = rows.first().and_then(|row| save::read(self.product(), row, status));
                     return self.saved.as_ref().map(|_| ()).ok_or_else(|| unexpected("save row"));
                 }
@@ -235,9 +236,7 @@ impl Capture {
         match step {
             Step::Warnings => {
                 let rows: Option<Vec<[Bytes; 3]>> = rows.into_iter().map(warning).collect();
-                self.state.warnings = rows?;
-                let errors = self.state.warnings.iter().filter(|row| ascii(&row[0]).as_ref() == b"Error");
-                self.state.errors = u16::try_from(errors.count()).unwrap_or(u16::MAX);
+                self.state.set_warnings(rows?);
             }
             Step::Clock => self.clock = ascii(rows.first()?.first()?.as_deref()?),
             Step::Counters => self.counters = Counters::read(&rows),

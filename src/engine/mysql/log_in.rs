@@ -95,6 +95,17 @@ impl LogIn {
         LogIn::of(response, startup.proof.clone(), header, startup.sequence)
     }
 
+    /// For a session that is restored. If its database is known (`captured`), the restore enters it: the one of the first
+    /// log in may be gone, and nothing leaves a database again.
+    pub fn again(startup: &Startup, captured: bool) -> LogIn {
+        let mut log_in = LogIn::new(startup);
+        if captured {
+            log_in.response.database = None;
+            log_in.response.capabilities &= !bit::CONNECT_WITH_DB;
+        }
+        log_in
+    }
+
     /// As the router itself.
     pub fn of_router(login: &RouterLogin) -> LogIn {
         let response = Response {

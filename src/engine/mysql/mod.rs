@@ -81,6 +81,10 @@ impl Engine for Mysql {
         log_in::LogIn::new(startup)
     }
 
+    fn log_in_again(startup: &greet::Startup, state: &state::State) -> log_in::LogIn {
+        log_in::LogIn::again(startup, state.captured)
+    }
+
     fn log_in_as_router(login: &RouterLogin) -> log_in::LogIn {
         log_in::LogIn::of_router(login)
     }

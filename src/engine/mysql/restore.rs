@@ -9,7 +9,8 @@
 //!
 //! One refused variable fails the whole `SET`: then they are set one by one, and what follows is done once more. A variable
 //! that only some may set and this user may not came with the log in; it stays as the new log in has it. A statement whose
-//! objects are gone is left out: running it would be an error on the old server too. One that yields other columns than
+//! objects are gone is left out, and the router answers for it with the server's error: that is what running it would
+//! bring on the old server too. One that yields other columns than
 //! before is kept, as the server itself prepares it anew without a word when a table has changed; not one that takes
 //! another number of parameters.
 
@@ -30,6 +31,8 @@ pub struct Restored {
     /// The id that the new backend gave each statement: the client's id, the backend's id. One that is missing could not
     /// be prepared again.
     pub statements: Vec<(u32, u32)>,
+    /// What the server said of those that name something that is not there any more: the client's id, the error.
+    pub gone: Vec<(u32, Bytes)>,
     /// How many `CREATE TABLE` and `PREPARE` the backend has counted by now (the restore's own).
     pub creates: u64,
     /// See above.
@@ -45,6 +48,8 @@ enum Step {
     Must(&'static str),
     /// May fail.
     May,
+    /// The current database.
+    Database,
     /// The statement at this place.
     Statement(usize),
     /// The named statement at this place.
@@ -87,6 +92,8 @@ pub struct Restore {
 /// An object, a column or a right is not there any more.
 const GONE: [u64; 16] =
     [1044, 1046, 1049, 1051, 1054, 1109, 1142, 1143, 1146, 1227, 1305, 1356, 1370, 1449, 1630, 4061];
+/// `ER_BAD_DB_ERROR`
+const UNKNOWN_DATABASE: u64 = 1049;
 /// Access denied: the variable is for some users only.
 const DENIED: u64 = 1227;
 /// Whoever has switched this off must not have it on without knowing.
@@ -143,7 +150,17 @@ impl Restore {
         match step {
             Step::May => Ok(()),
             Step::Must(what) => unfaithful(what),
-            Step::Statement(_) if GONE.contains(&number) => Ok(()),
+            // Another session has dropped it: the old one still says its name, but nothing is in it.
+            Step::Database if number == UNKNOWN_DATABASE => {
+                self.state.database = None;
+                Ok(())
+            }
+            Step::Database => unfaithful("database"),
+            Step::Statement(at) if GONE.contains(&number) => {
+                let id = self.state.statements.get(at).map(|statement| statement.id);
+                self.restored.gone.extend(id.map(|id| (id, body.clone())));
+                Ok(())
+            }
             Step::Named(_) if GONE.contains(&number) => {
                 self.restored.prepares += 1;
                 Ok(())

@@ -40,6 +40,9 @@ pub fn variables(product: Product) -> impl Iterator<Item = &'static str> {
 /// What comes before the variables.
 const FIXED: usize = 8;
 
+/// A column that is a text always, in the collation of results.
+pub const TEXT: usize = 2;
+
 /// The question.
 pub fn query(product: Product) -> String {
     let role = match product {

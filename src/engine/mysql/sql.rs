@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 
-use super::lexer::{Mode, Token, Tokens};
+use super::lexer::{self, Mode, Token, Tokens};
 
 mod detail;
 mod functions;
@@ -263,7 +263,19 @@ impl<'a> Expressions<'a> {
             Token::Symbol(b'(') => self.call(scan),
             Token::Variable(name) => {
                 scan.traits.add(Traits::SUSPECT);
-                scan.effects.push(Effect::Variable(name.to_ascii_lowercase().into()));
+                let name = name.to_ascii_lowercase();
+                // Which quotes stood around it is not known; a name that there is not does no harm.
+                for quote in *b"`'\"" {
+                    if name.windows(2).any(|two| two == [quote; 2] || quote == b'\'' && two[0] == b'\\') {
+                        let other = lexer::unescaped(
+                            &name,
+                            quote,
+                            Mode { no_escapes: quote == b'`', ansi_quotes: false },
+                        );
+                        scan.effects.push(Effect::Variable(other.into()));
+                    }
+                }
+                scan.effects.push(Effect::Variable(name.into()));
             }
             Token::System(name) => Self::system(name, scan),
             _ => {}

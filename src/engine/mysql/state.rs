@@ -2,7 +2,20 @@
 
 use bytes::Bytes;
 
+use super::answer::ascii;
 use crate::engine::Obstacle;
+
+/// How a context came by its character set and its collation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Names {
+    /// Nobody knows.
+    #[default]
+    Unknown,
+    /// The log in made them.
+    LogIn,
+    /// `SET NAMES` with the character set's default collation.
+    Default,
+}
 
 /// Where a statement was prepared: the server freezes these in it ("catalogue": they matter at PREPARE time, not at
 /// EXECUTE).
@@ -16,14 +29,34 @@ pub struct Context {
     pub character_set: Option<Bytes>,
     /// `@@collation_connection`; `None`: not known (yet).
     pub collation: Option<Bytes>,
+    /// How the last two can be made again without being known.
+    pub names: Names,
     /// What is not known of two contexts of one era is the same in both.
     pub era: u32,
 }
 
 impl Context {
-    /// All of it is known.
+    /// It can be made again.
     pub fn is_known(&self) -> bool {
-        self.sql_mode.is_some() && self.character_set.is_some() && self.collation.is_some()
+        self.sql_mode.is_some() && (self.has_values() || self.is_of_log_in() || self.is_of_names().is_some())
+    }
+
+    fn has_values(&self) -> bool {
+        self.character_set.is_some() && self.collation.is_some()
+    }
+
+    /// Another log in is all that makes it again.
+    pub fn is_of_log_in(&self) -> bool {
+        self.names == Names::LogIn && !self.has_values()
+    }
+
+    /// The character set that `SET NAMES` makes it again with.
+    pub fn is_of_names(&self) -> Option<&Bytes> {
+        let plain = |name: &&Bytes| name.iter().all(|byte| byte.is_ascii_alphanumeric());
+        self.character_set
+            .as_ref()
+            .filter(|_| self.names == Names::Default && !self.has_values())
+            .filter(plain)
     }
 }
 
@@ -91,6 +124,9 @@ pub struct State {
     /// `character_set_results`, `collation_connection` (which implies `character_set_connection`) and `sql_mode`, and
     /// without what cannot be set.
     pub variables: Vec<(Bytes, Option<Bytes>)>,
+    /// The number of the collation that results say they have. A log in makes it, or `character_set_results`; which of one
+    /// character set's, only the log in can say.
+    pub results: u16,
     /// The current database.
     pub database: Option<Bytes>,
     /// The active roles as `CURRENT_ROLE()` has them; `None`: none.
@@ -127,6 +163,13 @@ impl State {
         self.errors = 0;
     }
 
+    /// The rows of `SHOW WARNINGS`.
+    pub fn set_warnings(&mut self, rows: Vec<[Bytes; 3]>) {
+        let errors = rows.iter().filter(|row| ascii(&row[0]).as_ref() == b"Error");
+        self.errors = u16::try_from(errors.count()).unwrap_or(u16::MAX);
+        self.warnings = rows;
+    }
+
     /// A session variable's value; `None`: it is NULL, or as a log in makes it.
     pub fn variable(&self, name: &[u8]) -> Option<&Bytes> {
         self.variables.iter().find(|(known, _)| known == name)?.1.as_ref()
@@ -148,6 +191,8 @@ pub struct Wire {
     pub named_statements: Vec<NamedStatement>,
     /// Where a statement would be prepared now. What is not known of it the next capture says.
     pub context: Context,
+    /// The number of the collation that the client has logged in with.
+    pub collation: u8,
     /// The last answer was an error.
     pub failed: bool,
     /// The warning count of the last answer.

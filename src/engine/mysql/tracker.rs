@@ -21,7 +21,7 @@ use super::lexer::Mode;
 use super::log_in::LoggedIn;
 use super::restore::Restored;
 use super::sql::{Effect, Traits};
-use super::state::{State, Wire};
+use super::state::{Names, State, Wire};
 use crate::engine::{
     Admission, ClientScan, Directory, Drift, Farewell, Fate, Intercepted, Loss, Obstacle, ServerScan,
 };
@@ -123,7 +123,7 @@ pub struct Tracker {
     standing: Standing,
     status: u16,
     drift: Drift,
-    /// What `SHOW` would say, had the session not been moved.
+    /// What `SHOW` would say, had the session not been moved or asked.
     echo: Option<Echo>,
     /// The command at the front was looked at and may pass; a number in it is to be this one.
     passing: Option<Option<u32>>,
@@ -145,11 +145,12 @@ pub fn loss(bytes: &[u8]) -> Loss {
 impl Tracker {
     /// A session that has just logged in; `id` is the connection id that the client knows.
     pub fn new(startup: &Startup, logged_in: &LoggedIn, id: u32) -> Tracker {
-        let mut wire = Wire::default();
+        let mut wire = Wire { collation: startup.collation, ..Wire::default() };
         wire.context.database =
             startup.database.as_ref().filter(|name| !name.is_empty()).map(|name| Bytes::from(name.clone()));
         let mut known = Known::default();
         wire.context.era = known.era();
+        wire.context.names = Names::LogIn;
         let capabilities = startup.capabilities;
         Tracker {
             wire,
@@ -262,20 +263,35 @@ impl Tracker {
             self.asked(status);
         }
         if self.standing == Standing::Open {
-            // It was not asked for more, and will be again.
+            // It was not asked for more, and has to be when the transaction is over.
             state.obstacle = state.obstacle.or(Some(Obstacle::OpenTransaction));
+            self.drift = Drift::Possible;
             return;
         }
         self.learn(state);
         state.obstacle = state.obstacle.or_else(|| self.wire_obstacle(state));
         (self.wire.variables_known, self.wire.user_variables_known) = (true, true);
         self.drift = Drift::None;
+        self.keep_echo(state);
+    }
+
+    /// What was asked has disturbed what the last statement left, which from now on is the router's to say.
+    fn keep_echo(&mut self, state: &mut State) {
+        match &self.echo {
+            // No statement of the client's has run since: what was asked now is of the router's own making.
+            Some(echo) => state.set_warnings(echo.warnings.clone()),
+            None => {
+                let row_count = self.wire.row_count;
+                self.echo = Some(Echo { warnings: state.warnings.clone(), row_count });
+            }
+        }
+        (self.wire.failed, self.wire.warnings) = (false, 0);
     }
 
     /// The session goes on on another backend.
     pub fn restored(&mut self, logged_in: &LoggedIn, restored: Restored) {
         self.product = logged_in.product();
-        self.statements.renumber(&mut self.wire, &restored.statements);
+        self.statements.renumber(&mut self.wire, &restored.statements, &restored.gone);
         (self.wire.creates, self.wire.prepares) = (restored.creates, restored.prepares);
         (self.wire.temporary_creates, self.wire.deallocations) = (0, 0);
         self.wire.called = false;

@@ -151,9 +151,8 @@ impl<E: Engine> Session<E> {
     /// Logs in and makes the backend the session that it was.
     async fn reattach(&mut self, socket: &Arc<Path>, era: u64) -> Result<(), End> {
         let started = Instant::now();
-        let mut backend = match Backend::<E>::connect(socket, E::log_in(&self.startup), &self.cluster.login)
-            .await
-        {
+        let log_in = E::log_in_again(&self.startup, &self.state);
+        let mut backend = match Backend::<E>::connect(socket, log_in, &self.cluster.login).await {
             Ok(backend) => backend,
             Err(BackendError::Dialogue(error @ DialogueError::Refused { .. })) if !self.may_pass(&error) => {
                 self.membership.detach(false);

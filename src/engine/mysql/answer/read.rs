@@ -9,6 +9,8 @@ pub struct Column {
     pub kind: u8,
     /// The flag for numbers without a sign is set.
     pub unsigned: bool,
+    /// The number of its collation.
+    pub collation: u16,
 }
 
 /// What the server says of a statement that it has prepared.
@@ -195,7 +197,8 @@ fn column(body: &[u8], capabilities: u64) -> Option<Column> {
     // Length of the fixed part, collation, length, type, flags.
     let kind = *rest.get(7)?;
     let unsigned = rest.get(8)? & 0x20 != 0;
-    Some(Column { kind, unsigned })
+    let collation = u16::from_le_bytes([*rest.get(1)?, *rest.get(2)?]);
+    Some(Column { kind, unsigned, collation })
 }
 
 fn row(body: &Bytes) -> Option<Vec<Option<Bytes>>> {

@@ -44,7 +44,7 @@ fn rows_are_read_with_either_kind_of_end() {
     let new = packets(&[b"\x01", &column, rows[0], rows[1], b"\xfe\0\0\x03\0\0\0"]);
     for (capabilities, bytes) in [(0, old), (bit::DEPRECATE_EOF, new)] {
         let answers = read(capabilities, |script, out| script.query(out, b"SELECT", 1), &bytes);
-        let columns = vec![Column { kind: 8, unsigned: true }];
+        let columns = vec![Column { kind: 8, unsigned: true, collation: 63 }];
         let rows = vec![vec![Some(Bytes::from_static(b"18"))], vec![None]];
         assert_eq!(answers, [Answer::Rows { columns, rows, status: 3 }]);
     }

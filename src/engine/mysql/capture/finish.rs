@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::super::save::Saved;
-use super::super::state::{Context, NamedStatement, State, Statement};
+use super::super::state::{Context, NamedStatement, Names, State, Statement};
 use super::{Capture, evidence, variables};
 use crate::engine::Obstacle;
 
@@ -59,6 +59,7 @@ impl Capture {
             sql_mode: state.variable(b"sql_mode").cloned(),
             character_set: state.variable(b"character_set_client").cloned(),
             collation: state.variable(b"collation_connection").cloned(),
+            names: Names::Unknown,
             era: 0,
         };
         let mut statements = self.wire.statements.clone();

@@ -74,6 +74,22 @@ fn as_a_client() {
 }
 
 #[test]
+fn who_logs_in_again_enters_no_database() {
+    for (captured, database) in [(true, None), (false, Some("db"))] {
+        let mut log_in = LogIn::again(&startup(), captured);
+        let mut out = BytesMut::new();
+        feed(&mut log_in, &hello("5.5.5-10.11.1-MariaDB", native::PLUGIN), &mut out).unwrap();
+        let super::super::hello::First::Response(read) =
+            super::super::hello::First::read(&body(&mut out).body, u64::MAX)
+        else {
+            panic!("no response")
+        };
+        assert_eq!((read.database.as_deref(), &*read.user), (database, "u"));
+        assert_eq!(read.capabilities & bit::CONNECT_WITH_DB != 0, !captured);
+    }
+}
+
+#[test]
 fn a_refusal_is_framed_for_the_client() {
     for (bytes, expected, wanted) in [
         (&b"\x10\0\0\0\xff\x10\x04Too many conn"[..], Cause::Full, "1040"),

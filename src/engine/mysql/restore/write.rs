@@ -9,6 +9,8 @@ use super::{Product, Restore, Step};
 
 /// About how long a `SET` of user variables gets.
 const LONG: usize = 256 * 1024;
+/// What results are converted to.
+const RESULTS: &[u8] = b"character_set_results";
 /// The setting under which names in UTF-8 are understood.
 const UTF8: &[u8] = b"SET character_set_client=utf8mb4";
 
@@ -52,8 +54,8 @@ impl Restore {
                 groups.push(context.clone());
             }
         }
-        // Where there was no database, the log in's own must not be left first.
-        groups.sort_by_key(|context| context.database.is_some());
+        // Nothing leaves a database again, or gives back the character set of the log in.
+        groups.sort_by_key(|context| (context.database.is_some(), !context.is_of_log_in()));
         for context in groups {
             self.put_context(out, &context);
             for at in 0..self.state.statements.len() {
@@ -79,11 +81,13 @@ impl Restore {
             }
             self.script.init_database(out, database, Step::May);
         }
-        let settings = [
-            literal::assigned(b"sql_mode", context.sql_mode.as_ref()),
-            literal::assigned(b"character_set_client", context.character_set.as_ref()),
-            literal::assigned(b"collation_connection", context.collation.as_ref()),
-        ];
+        let mut settings = vec![literal::assigned(b"sql_mode", context.sql_mode.as_ref())];
+        if let Some(character_set) = context.is_of_names() {
+            settings.push([b"NAMES ", &character_set[..]].concat());
+        } else if !context.is_of_log_in() {
+            settings.push(literal::assigned(b"character_set_client", context.character_set.as_ref()));
+            settings.push(literal::assigned(b"collation_connection", context.collation.as_ref()));
+        }
         let sql = [b"SET ", &settings.join(&b","[..])[..]].concat();
         self.run(out, &sql, Step::Must("prepared statement"));
     }
@@ -94,7 +98,7 @@ impl Restore {
             self.run(out, UTF8, Step::Must("character set"));
         }
         if let Some(database) = self.state.database.clone() {
-            self.script.init_database(out, &database, Step::Must("database"));
+            self.script.init_database(out, &database, Step::Database);
         }
     }
 
@@ -116,12 +120,23 @@ impl Restore {
         }
     }
 
+    /// The log in has made results what they were, down to the collation; a `SET` would have the default one.
+    fn has_results(&self) -> bool {
+        let state = &self.state;
+        let statements = state.statements.iter().map(|statement| &statement.context);
+        let mut places = statements.chain(state.named_statements.iter().map(|statement| &statement.context));
+        state.results == u16::from(self.wire.collation)
+            && state.variable(RESULTS).is_some()
+            && places.all(|context| context.is_of_names().is_none())
+    }
+
     fn put_settings(&mut self, out: &mut BytesMut) {
+        let has_results = self.has_results();
         let settings: Vec<Vec<u8>> = self
             .state
             .variables
             .iter()
-            .filter(|(name, _)| literal::is_plain(name))
+            .filter(|(name, _)| literal::is_plain(name) && !(has_results && name == RESULTS))
             .map(|(name, value)| literal::assigned(name, value.as_ref()))
             .collect();
         let sql = [b"SET ", &settings.join(&b","[..])[..]].concat();
@@ -129,9 +144,10 @@ impl Restore {
     }
 
     pub(super) fn put_settings_one_by_one(&mut self, out: &mut BytesMut) {
+        let has_results = self.has_results();
         for at in 0..self.state.variables.len() {
             let (name, value) = &self.state.variables[at];
-            if literal::is_plain(name) {
+            if literal::is_plain(name) && !(has_results && name == RESULTS) {
                 let sql = [b"SET ", &literal::assigned(name, value.as_ref())[..]].concat();
                 self.run(out, &sql, Step::Setting(at));
             }
@@ -199,7 +215,7 @@ fn prepare(name: &Bytes, text: &Bytes, context: &Context) -> Vec<u8> {
 mod tests {
     use super::super::super::log_in::LoggedIn;
     use super::super::super::packet;
-    use super::super::super::state::{NamedStatement, State, Statement, Wire};
+    use super::super::super::state::{NamedStatement, Names, State, Statement, Wire};
     use super::*;
 
     fn context(database: Option<&'static str>, sql_mode: &'static str, era: u32) -> Context {
@@ -208,6 +224,7 @@ mod tests {
             sql_mode: Some(sql_mode.into()),
             character_set: Some("latin1".into()),
             collation: Some("latin1_bin".into()),
+            names: Names::Unknown,
             era,
         }
     }
@@ -215,6 +232,50 @@ mod tests {
     fn statement(id: u32, context: Context) -> Statement {
         let text = Bytes::from(format!("statement {id}"));
         Statement { id, text, context, parameters: 0, columns: 0, definitions: Bytes::new() }
+    }
+
+    fn written(state: &State) -> Vec<String> {
+        let mut restore = Restore::new(&Wire::default(), &LoggedIn::default(), state);
+        let mut out = BytesMut::new();
+        restore.put_statements(&mut out);
+        let mut written = Vec::new();
+        while let Some(packet) = packet::take(&mut out, packet::SPLIT).unwrap() {
+            written.push(String::from_utf8(packet.body.to_vec()).unwrap());
+        }
+        written
+    }
+
+    #[test]
+    fn what_the_log_in_made_comes_first() {
+        let unknown = |names: Names| Context { collation: None, names, ..context(Some("a"), "", 1) };
+        let of_log_in = Context { character_set: None, ..unknown(Names::LogIn) };
+        let statements = vec![statement(1, unknown(Names::Default)), statement(2, of_log_in)];
+        let state = State { captured: true, statements, ..State::default() };
+        let expected = [
+            "\u{2}a",
+            "\u{3}SET sql_mode=_utf8mb4 X''",
+            "\u{16}statement 2",
+            "\u{2}a",
+            "\u{3}SET sql_mode=_utf8mb4 X'',NAMES latin1",
+            "\u{16}statement 1",
+        ];
+        assert_eq!(written(&state), expected);
+    }
+
+    #[test]
+    fn results_are_left_as_the_log_in_made_them() {
+        let settings = |results, value: Option<&'static str>| {
+            let variables = vec![("character_set_results".into(), value.map(Bytes::from))];
+            let state = State { captured: true, results, variables, ..State::default() };
+            let wire = Wire { collation: 45, ..Wire::default() };
+            let mut restore = Restore::new(&wire, &LoggedIn::default(), &state);
+            let mut out = BytesMut::new();
+            restore.put_settings_one_by_one(&mut out);
+            !out.is_empty()
+        };
+        // The character set is the same, and the collation only if nothing has set it.
+        assert_eq!([settings(45, Some("utf8mb4")), settings(255, Some("utf8mb4"))], [false, true]);
+        assert!(settings(45, None));
     }
 
     #[test]
@@ -233,13 +294,7 @@ mod tests {
             }],
             ..State::default()
         };
-        let mut restore = Restore::new(&Wire::default(), &LoggedIn::default(), &state);
-        let mut out = BytesMut::new();
-        restore.put_statements(&mut out);
-        let mut written = Vec::new();
-        while let Some(packet) = packet::take(&mut out, packet::SPLIT).unwrap() {
-            written.push(String::from_utf8(packet.body.to_vec()).unwrap());
-        }
+        let written = written(&state);
         let settings = |mode: &str| {
             format!(
                 "\u{3}SET sql_mode=_utf8mb4 X'{mode}',character_set_client=_utf8mb4 X'6c6174696e31',\

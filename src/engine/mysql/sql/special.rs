@@ -28,10 +28,10 @@ pub enum Special {
         /// It has a name.
         named: bool,
     },
-    /// `SHOW WARNINGS`
-    Warnings,
+    /// `SHOW WARNINGS`: which of them.
+    Warnings(Limit),
     /// `SHOW ERRORS`
-    Errors,
+    Errors(Limit),
     /// `SHOW COUNT(*) WARNINGS`, `SELECT @@warning_count`: the column's name.
     WarningCount(Vec<u8>),
     /// `SHOW COUNT(*) ERRORS`, `SELECT @@error_count`.
@@ -40,6 +40,15 @@ pub enum Special {
     RowCount(Vec<u8>),
     /// `SELECT FOUND_ROWS()`
     FoundRows(Vec<u8>),
+}
+
+/// `LIMIT`: how many rows are left out first, and how many then follow at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit {
+    /// See above.
+    pub skip: usize,
+    /// See above.
+    pub take: usize,
 }
 
 /// A token and where it stands.
@@ -64,7 +73,7 @@ pub fn special(text: &[u8], mode: Mode) -> Option<Special> {
     let (first, rest) = all.split_first()?;
     match () {
         () if first.0.is("kill") => kill(rest, text),
-        () if first.0.is("show") => show(rest),
+        () if first.0.is("show") => show(rest, text),
         () if first.0.is("select") => select(rest, text),
         () => None,
     }
@@ -81,16 +90,32 @@ fn kill(rest: &[Placed<'_>], text: &[u8]) -> Option<Special> {
     Some(Special::Kill { number: last.1.clone(), id, connection })
 }
 
-fn show(rest: &[Placed<'_>]) -> Option<Special> {
+fn show(rest: &[Placed<'_>], text: &[u8]) -> Option<Special> {
     let is = |at: usize, word: &str| rest.get(at).is_some_and(|(token, _)| token.is(word));
     let symbol = |at: usize, byte: u8| rest.get(at).is_some_and(|(token, _)| *token == Token::Symbol(byte));
     let counts = rest.len() == 5 && is(0, "count") && symbol(1, b'(') && symbol(2, b'*') && symbol(3, b')');
     match () {
-        () if rest.len() == 1 && is(0, "warnings") => Some(Special::Warnings),
-        () if rest.len() == 1 && is(0, "errors") => Some(Special::Errors),
+        () if is(0, "warnings") => limit(&rest[1..], text).map(Special::Warnings),
+        () if is(0, "errors") => limit(&rest[1..], text).map(Special::Errors),
         () if counts && is(4, "warnings") => Some(Special::WarningCount(b"@@session.warning_count".to_vec())),
         () if counts && is(4, "errors") => Some(Special::ErrorCount(b"@@session.error_count".to_vec())),
         () => None,
+    }
+}
+
+/// `LIMIT n`, `LIMIT skip, n`, or nothing.
+fn limit(rest: &[Placed<'_>], text: &[u8]) -> Option<Limit> {
+    let number = |(token, range): &Placed<'_>| match token {
+        Token::Number => std::str::from_utf8(&text[range.clone()]).ok()?.parse().ok(),
+        _ => None,
+    };
+    match rest {
+        [] => Some(Limit { skip: 0, take: usize::MAX }),
+        [(word, _), take] if word.is("limit") => Some(Limit { skip: 0, take: number(take)? }),
+        [(word, _), skip, (Token::Symbol(b','), _), take] if word.is("limit") => {
+            Some(Limit { skip: number(skip)?, take: number(take)? })
+        }
+        _ => None,
     }
 }
 
@@ -185,13 +210,17 @@ mod tests {
         );
         assert_eq!(of("SELECT ROW_COUNT ( ) n"), Some(Special::RowCount(b"n".to_vec())));
         assert_eq!(of("SELECT FOUND_ROWS()"), Some(Special::FoundRows(b"FOUND_ROWS()".to_vec())));
-        assert_eq!(of("SHOW  warnings"), Some(Special::Warnings));
+        let limit = |skip, take| Limit { skip, take };
+        assert_eq!(of("SHOW  warnings"), Some(Special::Warnings(limit(0, usize::MAX))));
+        assert_eq!(of("SHOW WARNINGS LIMIT 1"), Some(Special::Warnings(limit(0, 1))));
+        assert_eq!(of("SHOW ERRORS limit 2, 3;"), Some(Special::Errors(limit(2, 3))));
         assert_eq!(of("SHOW COUNT(*) ERRORS"), Some(Special::ErrorCount(b"@@session.error_count".to_vec())));
         assert_eq!(of("SELECT @@warning_count"), Some(Special::WarningCount(b"@@warning_count".to_vec())));
         for text in [
             "SELECT connection_id() FROM t",
             "SELECT 1, CONNECTION_ID()",
-            "SHOW WARNINGS LIMIT 1",
+            "SHOW WARNINGS LIMIT ?",
+            "SHOW ERRORS LIMIT",
             "SELECT",
             "",
         ] {

@@ -130,6 +130,8 @@ fn tables_statements_and_variables() {
     assert_eq!(of("EXECUTE s").effects, [Run(name("s"))]);
     assert_eq!(of("DROP PREPARE s").effects, [Deallocate(name("s"))]);
     assert_eq!(of("SET @A = 1").effects, [Variable(name("a"))]);
+    // Either may be meant: the quotes are not known any more.
+    assert_eq!(of("SET @`a``b` = 1").effects, [Variable(name("a`b")), Variable(name("a``b"))]);
 }
 
 #[test]

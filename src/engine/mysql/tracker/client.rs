@@ -283,6 +283,11 @@ impl Tracker {
         let id = statement_id(packet.body(bytes));
         let bulk = kind == command::BULK_EXECUTE;
         let found = self.statements.find(&self.wire, id).filter(|_| !self.means_pending(id));
+        if self.passing.is_none()
+            && self.statements.get(&self.wire, id).is_some_and(|live| live.gone.is_some())
+        {
+            return Err(Rest::Intercept);
+        }
         if let Some(index) = found {
             let body = packet.body(bytes);
             let parameters = self.wire.statements.get(index).map_or(0, |s| s.parameters);

@@ -198,7 +198,13 @@ impl Tracker {
         let Some(pending) = self.pending.pop_front() else { return };
         match outcome {
             Outcome::Done(status) => {
+                let left = self.wire.warnings.max(u16::from(self.wire.failed));
                 self.one_result(status);
+                if pending.traits.has(Traits::SPECIAL | Traits::KEEPS) && !pending.traits.has(Traits::WRITES)
+                {
+                    // SHOW WARNINGS does not clear what it shows.
+                    self.wire.warnings = left;
+                }
                 self.done(pending, status);
             }
             Outcome::Said => self.said(pending),

@@ -10,7 +10,7 @@ use super::Tracker;
 use crate::engine::Obstacle;
 use crate::engine::mysql::capability::Product;
 use crate::engine::mysql::sql::Field;
-use crate::engine::mysql::state::{Context, State};
+use crate::engine::mysql::state::{Context, Names, State};
 
 /// How many values are remembered by their keys.
 const MAX_LEARNT: usize = 64;
@@ -120,6 +120,19 @@ impl Tracker {
         self.known.keys[at] = key;
         *slot(&mut self.wire.context, field) = value.or_else(|| self.known.value(at, key));
         self.wire.context.era = self.known.era();
+        self.wire.context.names = self.names();
+    }
+
+    /// How the present character set and collation came about.
+    fn names(&self) -> Names {
+        let [_, character_set, collation] = self.known.keys;
+        let of_names =
+            |name: &Bytes| (character_set, collation) == (key_of("value", name), key_of("names", name));
+        match &self.wire.context.character_set {
+            _ if (character_set, collation) == (0, 0) => Names::LogIn,
+            Some(name) if of_names(name) => Names::Default,
+            _ => Names::Unknown,
+        }
     }
 
     /// A text that may set anything has run.
@@ -164,10 +177,22 @@ impl Tracker {
 
     /// What cannot be carried, as far as only the wire tells.
     pub(super) fn wire_obstacle(&self, state: &State) -> Option<Obstacle> {
-        let unknown = |context: &Context| !context.is_known();
+        // What the log in made must be the first: before anything changes the character set.
+        let places = || {
+            let named = state.named_statements.iter().map(|statement| &statement.context);
+            state.statements.iter().map(|statement| &statement.context).chain(named)
+        };
+        let later = |context: &Context| context.database.is_none() && !context.is_of_log_in();
+        let too_late = state.role.as_ref().is_some_and(|role| !role.is_ascii()) || places().any(later);
+        let unknown = |context: &Context| {
+            let ascii = context.database.as_ref().is_none_or(|name| name.is_ascii());
+            !context.is_known() || context.is_of_log_in() && (too_late || !ascii)
+        };
+        let lost_text =
+            |text: &Bytes, context: &Context| text.is_empty() || context.is_of_log_in() && !text.is_ascii();
         let lost = self.statements.any(|live| live.lost || live.types_lost)
             || state.statements.iter().any(|statement| unknown(&statement.context))
-            || state.named_statements.iter().any(|s| s.text.is_empty() || unknown(&s.context));
+            || state.named_statements.iter().any(|s| lost_text(&s.text, &s.context) || unknown(&s.context));
         match () {
             () if lost => Some(Obstacle::PreparedStatement),
             // It would be NULL elsewhere; only who has ever asked for it would notice.

@@ -15,8 +15,13 @@ impl Tracker {
         self.named_keys.clear();
         let database = self.wire.context.database.take();
         let multi_statements = self.wire.multi_statements;
-        let row_count = self.wire.row_count;
-        self.wire = crate::engine::mysql::state::Wire { multi_statements, row_count, ..Default::default() };
+        let (row_count, collation) = (self.wire.row_count, self.wire.collation);
+        self.wire = crate::engine::mysql::state::Wire {
+            multi_statements,
+            row_count,
+            collation,
+            ..Default::default()
+        };
         self.wire.context.database = database;
         self.forget_context();
         (self.draws_sequence, self.asks_sequence, self.names_overflown) = (false, false, false);

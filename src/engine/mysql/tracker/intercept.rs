@@ -31,6 +31,17 @@ impl Tracker {
                 let id = super::client::statement_id(&input[HEADER..length]);
                 self.kill(id, true, directory)
             }
+            command::EXECUTE | command::BULK_EXECUTE => {
+                let id = super::client::statement_id(&input[HEADER..length]);
+                let gone = self.statements.get(&self.wire, id).and_then(|live| live.gone.clone());
+                let Some(error) = gone else {
+                    self.passing = Some(None);
+                    return Intercepted::Pass;
+                };
+                input.advance(length);
+                packet::put(out, 1, |out| out.extend_from_slice(&error));
+                Intercepted::Answered
+            }
             command::QUERY => {
                 let body = &input[HEADER..length];
                 let found = special(&body[self.text_at(body)..], self.mode());

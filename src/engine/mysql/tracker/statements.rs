@@ -35,6 +35,8 @@ pub(super) struct Live {
     pub(super) cursor: bool,
     /// A part of a parameter was sent ahead.
     pub(super) long_data: bool,
+    /// What it names was not there when it was to be prepared again: the server's error.
+    pub(super) gone: Option<Bytes>,
     /// Its text was not kept: it cannot be prepared again.
     pub(super) lost: bool,
     /// What the settings of its context were called when it was prepared.
@@ -143,10 +145,11 @@ impl Statements {
     }
 
     /// Another server has prepared them: the client's id and the server's.
-    pub(super) fn renumber(&mut self, wire: &mut Wire, ids: &[(u32, u32)]) {
+    pub(super) fn renumber(&mut self, wire: &mut Wire, ids: &[(u32, u32)], gone: &[(u32, Bytes)]) {
         for (statement, live) in self.all(wire) {
             let found = ids.iter().find(|(id, _)| *id == statement.id);
             live.backend = found.map_or(NONE, |(_, backend)| *backend);
+            live.gone = gone.iter().find(|(id, _)| *id == statement.id).map(|(_, error)| error.clone());
             live.untyped = statement.parameters > 0;
             (live.cursor, live.long_data) = (false, false);
         }

@@ -364,6 +364,46 @@ fn what_a_move_cannot_carry_is_answered_until_a_statement_runs() {
 }
 
 #[test]
+fn what_a_look_disturbs_is_answered_until_a_statement_runs() {
+    let mut tracker = tracker();
+    let warned = |warnings: u8| framed(1, &[0, 3, 0, 2, 0, warnings, 0]);
+    asks(&mut tracker, "INSERT INTO t VALUES (1)", &warned(1));
+    asks(&mut tracker, "SHOW WARNINGS", &rows(1, 2));
+    // Shown, they are there still.
+    assert_eq!(tracker.wire().warnings, 1);
+    let warning = ["Error", "1265", "cut"].map(|text| Bytes::from_static(text.as_bytes()));
+    let mut state = State { captured: true, warnings: vec![warning.clone()], ..State::default() };
+    tracker.complete(&mut state);
+    // The next look cannot see them any more, and need not.
+    assert_eq!((tracker.wire().warnings, tracker.wire().failed), (0, false));
+    let mut second = State { captured: true, ..State::default() };
+    tracker.complete(&mut second);
+    assert_eq!((second.warnings, second.errors), (vec![warning], 1));
+    let (_, out) = looked_at(&mut tracker, &query("SHOW WARNINGS LIMIT 1"), &Intercepted::Answered);
+    assert!(out.windows(15).any(|row| row == b"\x05Error\x041265\x03cut"), "{out:?}");
+    let (_, out) = looked_at(&mut tracker, &query("SHOW ERRORS LIMIT 1, 5"), &Intercepted::Answered);
+    assert!(!out.windows(4).any(|row| row == b"1265"), "{out:?}");
+    asks(&mut tracker, "SELECT 1", &rows(1, 2));
+    let mut third = State { captured: true, ..State::default() };
+    tracker.complete(&mut third);
+    assert_eq!(third.warnings.len(), 0);
+}
+
+#[test]
+fn a_session_found_in_a_transaction_is_looked_at_behind_it() {
+    let mut tracker = tracker();
+    asks(&mut tracker, "BEGIN", &ok(3));
+    asks(&mut tracker, "INSERT INTO t VALUES (1)", &ok(3));
+    asks(&mut tracker, "SELECT nothing", &error(1054));
+    let mut state = State { captured: true, status: Some(3), ..State::default() };
+    tracker.complete(&mut state);
+    assert_eq!((state.obstacle, tracker.is_quiet()), (Some(Obstacle::OpenTransaction), false));
+    asks(&mut tracker, "ROLLBACK", &ok(2));
+    // Else it would be taken for one that has a transaction open until something else has changed it.
+    assert_eq!((tracker.drift(), tracker.is_quiet()), (Drift::Possible, true));
+}
+
+#[test]
 fn a_cancelled_statement_is_answered_in_the_words_of_a_forced_change() {
     let mut tracker = tracker();
     asks(&mut tracker, "BEGIN", &ok(3));
@@ -450,6 +490,51 @@ fn the_context_of_a_statement_is_learnt() {
     assert_eq!((&context.sql_mode, state.obstacle), (&None, Some(Obstacle::PreparedStatement)));
     assert_eq!(context.database, Some(text("d")));
     assert_eq!(tracker.wire().context.database, Some(text("e")));
+}
+
+#[test]
+fn a_context_that_can_be_made_again_need_not_be_learnt() {
+    let mut tracker = tracker();
+    let prepare = |tracker: &mut Tracker, id: u32| {
+        sends(tracker, &framed(0, b"\x16SELECT 1"));
+        hears(tracker, &prepared(id, 0, 1));
+    };
+    asks(&mut tracker, "SET sql_mode = ''", &ok(2));
+    prepare(&mut tracker, 1);
+    asks(&mut tracker, "SET NAMES latin1", &ok(2));
+    prepare(&mut tracker, 2);
+    asks(&mut tracker, "SET NAMES utf8mb4", &ok(2));
+    let text = |text: &'static str| Bytes::from_static(text.as_bytes());
+    let variables = [("sql_mode", ""), ("character_set_client", "utf8mb4"), ("collation_connection", "c")];
+    let variables = variables.map(|(name, value)| (text(name), Some(text(value)))).to_vec();
+    let state = State { captured: true, variables, database: Some(text("d")), ..State::default() };
+    let mut first = state.clone();
+    tracker.complete(&mut first);
+    assert_eq!(first.obstacle, None);
+    assert!(first.statements[0].context.is_of_log_in());
+    assert_eq!(first.statements[1].context.is_of_names(), Some(&text("latin1")));
+    // A role whose name has to be written in UTF-8 comes first and is the end of what the log in made.
+    let mut second = State { role: Some(text("rôle")), ..state };
+    tracker.complete(&mut second);
+    assert_eq!(second.obstacle, Some(Obstacle::PreparedStatement));
+}
+
+#[test]
+fn a_statement_whose_table_is_gone_is_answered_with_the_servers_error() {
+    let mut tracker = tracker();
+    sends(&mut tracker, &framed(0, b"\x16SELECT 1"));
+    hears(&mut tracker, &prepared(5, 0, 1));
+    tracker.reattached();
+    let gone = Bytes::from_static(b"\xff\x7a\x04#42S02no table");
+    let restored = Restored { gone: vec![(1, gone.clone())], ..Restored::default() };
+    tracker.restored(&LoggedIn::default(), restored);
+    let execute = framed(0, b"\x17\x01\0\0\0\0\x01\0\0\0");
+    let (_, out) = looked_at(&mut tracker, &execute, &Intercepted::Answered);
+    assert_eq!(out, framed(1, &gone));
+    // It may be there again at the next move.
+    tracker.reattached();
+    tracker.restored(&LoggedIn::default(), Restored { statements: vec![(1, 9)], ..Restored::default() });
+    assert_eq!(sends(&mut tracker, &execute), framed(0, b"\x17\x09\0\0\0\0\x01\0\0\0"));
 }
 
 /// A command and its answer.

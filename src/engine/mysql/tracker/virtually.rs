@@ -60,12 +60,14 @@ impl Tracker {
             self.put_result(&[Column::number(name, flags)], &[&[value.as_bytes()]], out);
         };
         match question {
-            Special::Warnings | Special::Errors => {
-                let errors_only = *question == Special::Errors;
+            Special::Warnings(limit) | Special::Errors(limit) => {
+                let errors_only = matches!(question, Special::Errors(_));
                 let rows: Vec<[&[u8]; 3]> = echo
                     .warnings
                     .iter()
                     .filter(|row| !errors_only || is_error(row))
+                    .skip(limit.skip)
+                    .take(limit.take)
                     .map(|row| [&row[0][..], &row[1][..], &row[2][..]])
                     .collect();
                 let rows: Vec<&[&[u8]]> = rows.iter().map(|row| &row[..]).collect();
