@@ -170,33 +170,31 @@ impl<E: Engine> Session<E> {
                 self.ended = Some(Instant::now());
                 Ok(())
             }
-            Woken::Relay(event) => self.relayed(event, signal).await,
+            Woken::Relay(Event::Intercept) => self.intercept().await,
+            Woken::Relay(Event::Reported) => self.reported(signal).await,
+            Woken::Relay(Event::ClientGone | Event::Goodbye) => Err(End::Client),
+            Woken::Relay(Event::Violation(text)) => Err(End::Told(Farewell::Violation(text))),
+            Woken::Relay(Event::BackendGone | Event::Farewell) => self.backend_lost().await,
         }
     }
 
-    /// What the relay stopped for.
-    async fn relayed(&mut self, event: Event, signal: &Signal) -> Result<(), End> {
-        match event {
-            Event::Intercept => self.intercept().await,
-            Event::Reported if self.doubt.stands_by() => {
-                // Answered after all: it comes to rest like any other.
-                self.doubt = InDoubt::No;
-                self.rest.goes_on();
-                self.membership.unpark(signal.round);
-                Ok(())
-            }
-            Event::Reported if signal.phase != Phase::Open => self.at_rest(signal).await,
-            Event::Reported if self.rest.survey_due() || self.rest.is_overdue() => {
-                self.look_at_itself().await
-            }
-            Event::Reported => {
-                self.rest.drifted();
-                Ok(())
-            }
-            Event::ClientGone | Event::Goodbye => Err(End::Client),
-            Event::Violation(text) => Err(End::Told(Farewell::Violation(text))),
-            Event::BackendGone | Event::Farewell => self.backend_lost().await,
+    /// What the pump was to stop for has come.
+    async fn reported(&mut self, signal: &Signal) -> Result<(), End> {
+        if self.doubt.stands_by() {
+            // Answered after all: it comes to rest like any other.
+            self.doubt = InDoubt::No;
+            self.rest.goes_on();
+            self.membership.unpark(signal.round);
+            return Ok(());
         }
+        if signal.phase != Phase::Open {
+            return self.at_rest(signal).await;
+        }
+        if self.rest.survey_due() || self.rest.is_overdue() {
+            return self.look_at_itself().await;
+        }
+        self.rest.drifted();
+        Ok(())
     }
 
     /// Pumps until something else happens, too.

@@ -157,12 +157,14 @@ impl Driver {
         self.fits(&resources)?;
         self.provider.prepare(&resources).await.map_err(|error| error.to_string())?;
         self.write_journal(Entry { capacity: self.capacity, change_to: Some(change.to) });
+        self.board.stands(None);
         let found = self.seek(change, &old, started, obstacles).await;
         times.waited = started.elapsed();
         let (hold, shut, outcome) = match found {
             Found::Point(hold, shut) => (hold, shut, Outcome::Scaled),
             Found::Forced(hold, shut) => (hold, shut, Outcome::Forced),
             Found::Nothing => {
+                *obstacles = self.board.obstacles();
                 self.provider.dismiss();
                 self.unflush().await;
                 return Ok(Outcome::RolledBack);
@@ -211,7 +213,6 @@ impl Driver {
         obstacles: &mut Vec<ObstacleRow>,
     ) -> Found {
         let deadline = Duration::from_secs(change.seconds_before_timeout.into());
-        self.board.stands(None);
         let mut search = Search::new(self.config.stall_budget, deadline);
         let mut flushed: Option<Instant> = None;
         let mut surveyed = started;
@@ -221,7 +222,6 @@ impl Driver {
                 return Found::Died;
             }
             if *self.stopping.borrow() {
-                *obstacles = self.board.obstacles();
                 return Found::Nothing;
             }
             let progress = self.fleet.progress();
@@ -241,10 +241,9 @@ impl Driver {
                     *obstacles = self.board.obstacles();
                 }
                 Next::Wait(pause) => {
-                    if flushed.is_some_and(|at| at.elapsed() > FLUSHED) {
+                    if flushed.take_if(|at| at.elapsed() > FLUSHED).is_some() {
                         // It may be long until the next try.
-                        self.maintenance.unflush().await;
-                        flushed = None;
+                        self.unflush().await;
                     }
                     self.board.enter(ClusterState::Seeking);
                     // Sessions that were asked tell nobody; those that change do.

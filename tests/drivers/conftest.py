@@ -32,7 +32,7 @@ import psycopg
 import pytest
 
 # They are full of assertions, too.
-pytest.register_assert_rewrite("crash_cases", "crash_engines")
+pytest.register_assert_rewrite("bad_input", "crash_cases", "crash_engines")
 
 START_DEADLINE = 60
 STOP_DEADLINE = 60

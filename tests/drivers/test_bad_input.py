@@ -6,33 +6,24 @@ import contextlib
 import hashlib
 import hmac
 import os
-import pathlib
 import random
-import re
-import resource
-import select
 import signal
 import socket
-import ssl
 import struct
-import threading
 import time
 
 import psycopg
 import pytest
+from bad_input import LIMITS, Plain, crowd, memory, readable, sent_away, trusting, watched
 from conftest import wait_until
 
 SSL_REQUEST = struct.pack("!II", 8, 80877103)
 GSS_REQUEST = struct.pack("!II", 8, 80877104)
-MAX_SESSIONS = 50
-HANDSHAKE_MS = 1500
 
 
 @pytest.fixture(scope="module")
 def server(serve_module):
-    # The configuration has one [router] section; these lines become part of it.
-    limits = f"max_sessions = {MAX_SESSIONS}\nhandshake_timeout_ms = {HANDSHAKE_MS}"
-    server = serve_module("15", top=limits)
+    server = serve_module("15", top=LIMITS)
     with server.connect() as connection:
         connection.execute("CREATE TABLE t (id int, note text)")
         connection.execute("CREATE ROLE known LOGIN PASSWORD 'right'")
@@ -41,81 +32,26 @@ def server(serve_module):
     return server
 
 
+def ask(session):
+    return session.execute("SELECT 42").fetchone()[0]
+
+
 @pytest.fixture(autouse=True)
 def control(server):
-    """A session from before must work all the time; new ones must be served after it, and the log be clean."""
-    with server.connect() as session:
-        stop = threading.Event()
-        failures = []
-        slowest = 0.0
-
-        def work():
-            nonlocal slowest
-            while not stop.is_set():
-                try:
-                    begin = time.monotonic()
-                    assert session.execute("SELECT 42").fetchone() == (42,)
-                    slowest = max(slowest, time.monotonic() - begin)
-                except Exception as error:
-                    failures.append(error)
-                    return
-                time.sleep(0.005)
-
-        thread = threading.Thread(target=work)
-        thread.start()
+    with watched(server, ask) as session:
         yield session
-        stop.set()
-        thread.join(60)
-        assert not failures and not thread.is_alive()
-        print(f"control session: slowest answer {slowest * 1000:.0f} ms")
-    with server.connect() as session:
-        assert session.execute("SELECT 1").fetchone() == (1,)
-    wait_until(lambda: not server.sessions(), "every session is gone")
-    log = server.log_path.read_text(errors="replace")
-    assert not re.findall(r"^.*(?:panicked| ERROR ).*$", log, re.MULTILINE)
 
 
-def memory(server):
-    status = pathlib.Path(f"/proc/{server.process.pid}/status").read_text()
-    return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) * 1024
-
-
-class Wire:
-    """A client that speaks bytes."""
-
+class Wire(Plain):
     def __init__(self, server, tls=False):
-        self.server = server
-        self.socket = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+        super().__init__(server)
         if tls:
             self.upgrade()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.socket.close()
 
     def upgrade(self):
         self.socket.sendall(SSL_REQUEST)
         assert self.socket.recv(1) == b"S"
         self.socket = trusting().wrap_socket(self.socket, server_hostname="localhost")
-
-    def send(self, data):
-        self.socket.sendall(data)
-
-    def vanish(self):
-        """No goodbye: a reset."""
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.socket.close()
-
-    def read_exactly(self, count):
-        data = b""
-        while len(data) < count:
-            part = self.socket.recv(count - len(data))
-            if not part:
-                raise EOFError(data)
-            data += part
-        return data
 
     def message(self):
         """The kind and the body of the next message; None at the end."""
@@ -132,13 +68,6 @@ class Wire:
             assert message is not None, f"closed after {messages}"
             messages.append(message)
         return messages
-
-    def is_closed(self):
-        """Everything that is still to come, up to the end."""
-        with contextlib.suppress(ConnectionResetError):
-            while self.socket.recv(65536):
-                pass
-        return True
 
     def refusal(self):
         """The fields of a fatal error, after which the connection must be closed."""
@@ -185,13 +114,6 @@ class Wire:
         signature = sign(hashlib.sha256(client_key).digest(), first + b"," + challenge + b"," + bare)
         proof = bytes(a ^ b for a, b in zip(client_key, signature))
         self.send(typed(b"p", bare + b",p=" + base64.b64encode(proof)))
-
-
-def trusting():
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context
 
 
 def packet(code, body=b""):
@@ -401,10 +323,6 @@ def test_cancel_keys(server):
         wire.prove(server.password, "master")
 
 
-def readable(plain, seconds):
-    return bool(select.select([plain], [], [], seconds)[0])
-
-
 def at(stage, server):
     """A client that has come as far as `stage`."""
     wire = Wire(server)
@@ -420,11 +338,7 @@ def at(stage, server):
     if stage == "in the middle of TLS":
         wire.send(SSL_REQUEST)
         assert wire.socket.recv(1) == b"S"
-        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        hello = trusting().wrap_bio(incoming, outgoing, server_hostname="localhost")
-        with contextlib.suppress(ssl.SSLWantReadError):
-            hello.do_handshake()
-        wire.send(outgoing.read()[:100])
+        wire.begin_tls()
         return wire
     if stage == "after start-up":
         wire.send(startup(user="master", database=server.database))
@@ -513,26 +427,7 @@ def test_a_client_vanishes_at_the_gate(server):
 
 
 def test_slow_clients_are_sent_away(server):
-    """A greeting has a deadline, however it is stretched, and holds up nobody meanwhile."""
-    wires = [at(stage, server) for stage in GREETING for _ in range(20)]
-    drips = threading.Event()
-
-    def drip():
-        # A byte now and then does not make the time longer.
-        while not drips.wait(0.1):
-            for wire in wires:
-                with contextlib.suppress(OSError):
-                    wire.socket.send(b"\0" if wire is wires[0] else b"")
-
-    thread = threading.Thread(target=drip)
-    thread.start()
-    with server.connect() as session:
-        assert session.execute("SELECT 1").fetchone() == (1,)
-    for wire in wires:
-        assert wire.is_closed()
-        wire.socket.close()
-    drips.set()
-    thread.join()
+    sent_away(server, [at(stage, server) for stage in GREETING for _ in range(20)], ask)
 
 
 def test_a_client_that_never_reads(server, control):
@@ -577,36 +472,4 @@ def refused_for_lack_of_room(server):
 
 
 def test_more_clients_than_may_be(server):
-    """The limit is said in words; connections beyond what can be greeted are closed; then all is as before."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
-    sessions = []
-    with contextlib.ExitStack() as stack:
-        for _ in range(MAX_SESSIONS - 1):
-            sessions.append(stack.enter_context(server.connect()))
-        assert refused_for_lack_of_room(server)
-        before = memory(server)
-        most = 0
-        for _ in range(2):
-            crowd = []
-            for _ in range(5000):
-                wire = Wire(server)
-                with contextlib.suppress(OSError):
-                    wire.send(startup(user="master", database=server.database))
-                crowd.append(wire)
-            most = max(most, memory(server))
-            assert sessions[0].execute("SELECT 1").fetchone() == (1,)
-            for wire in crowd:
-                wire.vanish()
-        print(f"10000 connections beyond the limit: {(most - before) >> 20} MiB more at most")
-        assert most - before < 64 << 20
-        # As soon as the crowd is gone the limit is said in words again.
-        wait_until(lambda: refused_for_lack_of_room(server), "a refusal in words")
-        for session in sessions:
-            assert session.execute("SELECT 1").fetchone() == (1,)
-    # As many are served as before.
-    with contextlib.ExitStack() as stack:
-        wait_until(lambda: len(server.sessions()) == 1, "places are free")
-        for _ in range(MAX_SESSIONS - 1):
-            assert stack.enter_context(server.connect()).execute("SELECT 1").fetchone() == (1,)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    crowd(server, ask, refused_for_lack_of_room, startup(user="master", database=server.database))

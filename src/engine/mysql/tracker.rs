@@ -373,7 +373,8 @@ impl crate::engine::Tracker for Tracker {
     }
 
     fn farewell(&self, why: &Farewell) -> Vec<u8> {
-        let sequence = self.pending.front().map_or(0, |pending| pending.sequence);
+        // Where nothing is asked it is the answer to what will be: drivers do not read a packet of number 0.
+        let sequence = self.pending.front().map_or(1, |pending| pending.sequence);
         farewell::farewell(sequence, self.product, why)
     }
 }
