@@ -17,14 +17,15 @@ pub enum Obstacle {
     Setting,
     /// A procedural language or extension may keep state in this session.
     LoadedLibrary,
-    /// An online backup was started in this session, or it holds what one takes (MariaDB's BACKUP STAGE and BACKUP LOCK,
-    /// MySQL's LOCK INSTANCE FOR BACKUP).
+    /// An online backup was started in this session (MariaDB's BACKUP STAGE, too). Where the server does not list its
+    /// locks, also BACKUP LOCK and MySQL's LOCK INSTANCE, by the texts of the statements.
     Backup,
     /// A temporary replication slot or replication origin belongs to the session.
     Replication,
     /// The session drew a value from a sequence a moment ago and may ask for it.
     SequenceValue,
-    /// The session holds tables or the whole server locked (LOCK TABLES, FLUSH TABLES WITH READ LOCK).
+    /// The session holds tables or the whole server locked (LOCK TABLES, FLUSH TABLES WITH READ LOCK, and a backup lock
+    /// where the server lists it: MariaDB's BACKUP LOCK, MySQL's LOCK INSTANCE).
     TableLock,
     /// The session holds a lock by name (GET_LOCK).
     NamedLock,

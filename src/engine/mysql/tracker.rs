@@ -1,8 +1,8 @@
 //! Watches the packets of one session go by and knows when it may be moved.
 //!
 //! Every command is answered by itself and in order, so the commands that are under way are a queue ([`Pending`]), and the
-//! front one's answer is read packet by packet ([`answer`]). What a command's text says it does ([`sql`]) is believed when
-//! the server has said that it was done.
+//! front one's answer is read packet by packet ([`answer`]). What a command's text says it does
+//! ([`sql`](super::sql)) is believed when the server has said that it was done.
 //!
 //! ```text
 //!   quiet ──a command──► running ──answered: no transaction──► quiet
