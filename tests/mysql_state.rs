@@ -17,7 +17,7 @@ use scalepoint::engine::mysql::capture::{Capture, observation};
 use scalepoint::engine::mysql::log_in::LoggedIn;
 use scalepoint::engine::mysql::packet;
 use scalepoint::engine::mysql::restore::{Restore, Restored};
-use scalepoint::engine::mysql::state::{Context, NamedStatement, State, Statement, Value, Wire};
+use scalepoint::engine::mysql::state::{Context, NamedStatement, Names, State, Statement, Value, Wire};
 use scalepoint::engine::{Dialogue, DialogueError, Drift, Obstacle};
 
 const PRODUCTS: [Product; 3] = [Product::MariaDb, Product::MySql, Product::MySql56];
@@ -551,6 +551,7 @@ fn here(state: &State, database: &'static str) -> Context {
         sql_mode: state.variable(b"sql_mode").cloned(),
         character_set: state.variable(b"character_set_client").cloned(),
         collation: state.variable(b"collation_connection").cloned(),
+        names: Names::default(),
         era: 0,
     }
 }
