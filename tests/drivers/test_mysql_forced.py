@@ -418,7 +418,8 @@ def running_execution(world, name):
 def rows_have_come(world, name):
     """the error comes in the place of the next row"""
     wire = world.wire()
-    wire.begin(QUERY, long_query(name, "t0.n"))
+    wire.begin(QUERY, long_query(name, "REPEAT('x', 200)"))
+    begun = threading.Event()
 
     def read():
         assert wire.receive() == b"\x01"
@@ -426,10 +427,11 @@ def rows_have_come(world, name):
         rows = 0
         while (body := wire.receive())[0] != 0xFF:
             rows += 1
+            begun.set()
         return rows, body
 
     wait = world.begin(read)
-    world.until_running(name)
+    assert begun.wait(20)
     yield "aborted"
     rows, error = wait()
     assert (rows > 0, error) == (True, b"\xff\x51\x04#HY000" + wire.aborted_text)
