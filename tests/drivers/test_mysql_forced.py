@@ -418,7 +418,8 @@ def running_execution(world, name):
 def rows_have_come(world, name):
     """the error comes in the place of the next row"""
     wire = world.wire()
-    wire.begin(QUERY, long_query(name, "REPEAT('x', 200)"))
+    # MySQL 9 would join by hashing, and say nothing for long.
+    wire.begin(QUERY, long_query(name, "REPEAT('x', 200)").replace("SELECT", "SELECT /*+ NO_BNL() */", 1))
     begun = threading.Event()
 
     def read():
@@ -431,7 +432,8 @@ def rows_have_come(world, name):
         return rows, body
 
     wait = world.begin(read)
-    assert begun.wait(20)
+    world.until_running(name)
+    begun.wait(5)
     yield "aborted"
     rows, error = wait()
     assert (rows > 0, error) == (True, b"\xff\x51\x04#HY000" + wire.aborted_text)
