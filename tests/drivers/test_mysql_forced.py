@@ -5,6 +5,7 @@ As test_forced.py does with PostgreSQL: all cases of a product live through one 
 whatever a client takes for committed is there afterwards, and nothing else.
 """
 
+import contextlib
 import struct
 import threading
 
@@ -417,7 +418,9 @@ def running_execution(world, name):
 def rows_have_come(world, name):
     """the error comes in the place of the next row"""
     wire = world.wire()
-    wire.begin(QUERY, long_query(name, "t0.n"))
+    # MySQL 9 would join by hashing, and say nothing for long.
+    wire.begin(QUERY, long_query(name, "REPEAT('x', 200)").replace("SELECT", "SELECT /*+ NO_BNL() */", 1))
+    begun = threading.Event()
 
     def read():
         assert wire.receive() == b"\x01"
@@ -425,10 +428,12 @@ def rows_have_come(world, name):
         rows = 0
         while (body := wire.receive())[0] != 0xFF:
             rows += 1
+            begun.set()
         return rows, body
 
     wait = world.begin(read)
     world.until_running(name)
+    begun.wait(5)
     yield "aborted"
     rows, error = wait()
     assert (rows > 0, error) == (True, b"\xff\x51\x04#HY000" + wire.aborted_text)
@@ -646,22 +651,29 @@ def play(product, manner):
     cast = GENTLE if manner == "abort_transaction" else CLOSED
     if (product, manner) not in PLAYS:
         cast = cast.only(*(name for name in cast.cases if product in ONLY_ON.get(name, PRODUCTS)))
-        stage = serving_mysql(product, cluster=f'forced_change = "{manner}"')
+        # The newest product does not load clients' files unless it is told to.
+        orders = f'forced_change = "{manner}"'
+        stage = serving_mysql(product, cluster=orders, parameters={"local_infile": "ON"})
         server = stage.__enter__()
         try:
             made = Play(server, cast, World)
-        except BaseException as error:
+        except Exception as error:
             stage.__exit__(type(error), error, error.__traceback__)
-            raise
+            # Tried once: those who ask later hear the same.
+            made, stage = error, contextlib.nullcontext()
         PLAYS[product, manner] = made, stage
-    return PLAYS[product, manner][0]
+    made = PLAYS[product, manner][0]
+    if isinstance(made, Exception):
+        raise made
+    return made
 
 
 @pytest.fixture(scope="module", autouse=True)
 def curtain():
     yield
     for made, stage in PLAYS.values():
-        made.world.close()
+        if isinstance(made, Play):
+            made.world.close()
         stage.__exit__(None, None, None)
     PLAYS.clear()
 

@@ -76,7 +76,7 @@ impl<E: Engine> Session<E> {
             if self.tracker.is_running() {
                 match self.interrupt().await {
                     Interrupted::Lost => return self.backend_lost().await.map(|()| false),
-                    Interrupted::Asked { heard } => cancelled = heard,
+                    Interrupted::Asked { heard } => cancelled |= heard,
                 }
             }
             match self.pump_until(deadline.min(Instant::now() + AGAIN)).await {
