@@ -14,8 +14,6 @@ mod pgbench;
 mod stage;
 mod sysbench;
 
-use std::ffi::OsString;
-
 use driver::{Driver, Run};
 use peers::{Certificate, Peer};
 use stage::bare::Bare;
