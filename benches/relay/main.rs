@@ -1,44 +1,37 @@
 //! What the way through Scalepoint costs, against the direct connection, PgBouncer in session mode, HAProxy in TCP mode
 //! and a bare relay that does nothing but copy bytes.
 //!
-//! pgbench runs its `SELECT` against one after the other, round by round, because only measurements of the same minute
-//! can be compared. Scalepoint has a PostgreSQL of its own with the same settings and the same data; all the others
-//! lead to one and the same server.
+//! pgbench or sysbench runs its `SELECT` against one after the other, round by round, because only measurements of the
+//! same minute can be compared. Scalepoint has a server of its own with the same settings and the same data; all the
+//! others lead to one and the same server.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a benchmark fails by panicking")]
 
 mod bare_relay;
+mod driver;
 mod peers;
+mod pgbench;
 #[path = "../stage/mod.rs"]
 mod stage;
+mod sysbench;
 
-use std::ffi::OsString;
-
-use peers::{Peer, certificate};
+use driver::{Driver, Run};
+use peers::{Certificate, Peer};
 use stage::bare::Bare;
+use stage::engine::Product;
 use stage::options::Options;
 use stage::proxy::Proxy;
 use stage::{Stage, median};
 
 const HELP: &str = "\
 cargo bench --bench relay -- [--quick] [OPTION VALUE]...
+  --server X    postgres | mariadb | mysql9 (postgres)
   --rounds N    (3; with --quick 1)
   --seconds N   of each measurement (2; with --quick 1)
-  --scale N     pgbench's scale (10)
+  --scale N     of the table: 100,000 rows each with pgbench, 10,000 with sysbench (10)
   --only A,B    only these of direct, scalepoint, relay, pgbouncer, pgbouncer-tcp, haproxy (all that are installed)
-  --no-tls      without the measurements through TLS";
+  --no-tls      without the measurements through TLS, which only PostgreSQL has";
 
-/// Everything trusts the Unix socket, which only this user and root can reach; TCP takes a password.
-const HBA: &str = "local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n";
-
-/// What pgbench is told to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Run {
-    protocol: &'static str,
-    clients: u32,
-    tls: bool,
-}
-
-/// What it said.
+/// What the driver said, and the process in the middle used.
 #[derive(Debug, Clone, Copy)]
 struct Seen {
     per_second: f64,
@@ -48,8 +41,8 @@ struct Seen {
 }
 
 fn main() {
-    let options =
-        Options::read(&["--quick", "--rounds", "--seconds", "--scale", "--only", "--no-tls", "--help"]);
+    let known = ["--quick", "--server", "--rounds", "--seconds", "--scale", "--only", "--no-tls", "--help"];
+    let options = Options::read(&known);
     if options.has("--help") {
         println!("{HELP}");
         return;
@@ -60,53 +53,71 @@ fn main() {
     let scale: u32 = options.value("--scale").unwrap_or(10);
     let only: Option<String> = options.value("--only");
 
-    let stage = Stage::set();
-    let mut bare = Bare::make(&stage, "bare", HBA);
-    let (certificate, key) = certificate(&bare);
+    let product = options.value("--server").unwrap_or(Product::Postgres);
+    let driver = driver::of(product, scale);
+    let stage = Stage::set(product);
+    let mut bare = Bare::make(&stage, "bare");
+    let proxy = Proxy::start(&stage, "warn");
+    driver.fill(&stage, proxy.port);
+    let certificate = (product == Product::Postgres).then(|| Certificate::make(&bare));
+    let more = match &certificate {
+        Some(certificate) => certificate.options(),
+        None => proxy.own_options(),
+    };
     bare.signal_stop();
     bare.await_end();
-    let tls = [("ssl", "on"), ("ssl_cert_file", &certificate), ("ssl_key_file", &key)];
-    let tls: Vec<OsString> =
-        tls.iter().flat_map(|(name, value)| ["-c".into(), format!("{name}={value}").into()]).collect();
-    bare.start(&tls);
-    stage.fill(bare.run_dir.as_os_str(), bare.port, scale);
-    let proxy = Proxy::start(&stage, "warn");
-    stage.fill("127.0.0.1".as_ref(), proxy.port, scale);
+    bare.start(&more);
+    driver.fill(&stage, bare.port);
 
-    let mut peers = vec![Peer::direct(&bare), Peer::scalepoint(&proxy), Peer::bare_relay(&bare)];
-    peers.extend(Peer::pgbouncer(&stage, &bare, &certificate, &key));
-    peers.extend(Peer::haproxy(&stage, &bare));
+    let peers = peers(&stage, &bare, &proxy, certificate.as_ref(), only.as_deref());
+    for run in runs(certificate.is_some() && !options.has("--no-tls")) {
+        measure(&stage, &*driver, &peers, run, (rounds, seconds));
+    }
+}
+
+fn peers(
+    stage: &Stage,
+    bare: &Bare<'_>,
+    proxy: &Proxy,
+    certificate: Option<&Certificate>,
+    only: Option<&str>,
+) -> Vec<Peer> {
+    let has_tls = certificate.is_some();
+    let mut peers = vec![Peer::direct(bare, has_tls), Peer::scalepoint(proxy), Peer::bare_relay(bare)];
+    if let Some(certificate) = certificate {
+        peers.extend(Peer::pgbouncer(stage, bare, certificate));
+    }
+    peers.extend(Peer::haproxy(stage, bare));
     if let Some(only) = only {
         peers.retain(|peer| peer.name == "direct" || only.split(',').any(|name| name == peer.name));
     }
-    for run in runs(!options.has("--no-tls")) {
-        measure(&stage, &peers, run, rounds, seconds);
-    }
+    peers
 }
 
 fn runs(with_tls: bool) -> Vec<Run> {
     let mut runs = Vec::new();
-    for protocol in ["simple", "prepared"] {
+    for prepared in [false, true] {
         for clients in [1, 16, 64] {
-            runs.push(Run { protocol, clients, tls: false });
+            runs.push(Run { prepared, clients, tls: false });
         }
     }
     if with_tls {
-        runs.extend(["simple", "prepared"].map(|protocol| Run { protocol, clients: 16, tls: true }));
+        runs.extend([false, true].map(|prepared| Run { prepared, clients: 16, tls: true }));
     }
     runs
 }
 
-fn measure(stage: &Stage, peers: &[Peer], run: Run, rounds: u32, seconds: u32) {
+fn measure(stage: &Stage, driver: &dyn Driver, peers: &[Peer], run: Run, (rounds, seconds): (u32, u32)) {
     let peers: Vec<&Peer> = peers.iter().filter(|peer| peer.has_tls || !run.tls).collect();
     let mut seen: Vec<Vec<Seen>> = peers.iter().map(|_| Vec::new()).collect();
     for _ in 0..rounds {
         for (peer, seen) in peers.iter().zip(&mut seen) {
-            seen.push(pgbench(stage, peer, run, seconds));
+            seen.push(see(stage, driver, peer, run, seconds));
         }
     }
     let tls = if run.tls { ", TLS" } else { "" };
-    println!("\n{} protocol, {} client(s){tls}", run.protocol, run.clients);
+    let protocol = if run.prepared { "prepared" } else { "simple" };
+    println!("\n{protocol} protocol, {} client(s){tls}", run.clients);
     println!(
         "  {:14} {:>9} {:>7} {:>10} {:>9} {:>12}",
         "", "tps", "ratio", "latency ms", "added ms", "CPU s / 1M"
@@ -126,32 +137,12 @@ fn measure(stage: &Stage, peers: &[Peer], run: Run, rounds: u32, seconds: u32) {
     }
 }
 
-fn pgbench(stage: &Stage, peer: &Peer, run: Run, seconds: u32) -> Seen {
+fn see(stage: &Stage, driver: &dyn Driver, peer: &Peer, run: Run, seconds: u32) -> Seen {
     let before = peer.cpu_seconds();
-    let mut pgbench = stage.client("pgbench");
-    pgbench.env("PGSSLMODE", if run.tls { "require" } else { "disable" });
-    pgbench.args([
-        "-n",
-        "-S",
-        "-j",
-        "2",
-        "-h",
-        "127.0.0.1",
-        "-p",
-        &peer.port.to_string(),
-        "-M",
-        run.protocol,
-    ]);
-    pgbench.args(["-c", &run.clients.to_string(), "-T", &seconds.to_string()]);
-    let said = stage::run(&mut pgbench);
-    let number = |before: &str| -> f64 {
-        let found = said.split(before).nth(1).and_then(|rest| rest.split_whitespace().next());
-        found.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("pgbench said {said}"))
-    };
-    let transactions = number("actually processed: ");
+    let said = driver.measure(stage, peer.port, run, seconds);
     Seen {
-        per_second: number("tps = "),
-        latency_ms: number("latency average = "),
-        cpu_seconds: (peer.cpu_seconds() - before) / transactions * 1e6,
+        per_second: said.per_second,
+        latency_ms: said.latency_ms,
+        cpu_seconds: (peer.cpu_seconds() - before) / said.transactions * 1e6,
     }
 }

@@ -1,5 +1,6 @@
 //! Those who are compared, each on a port of its own.
 
+use std::ffi::OsString;
 use std::fs;
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::bare_relay;
 use crate::stage::bare::Bare;
 use crate::stage::proxy::Proxy;
-use crate::stage::{DATABASE, PASSWORD, Stage, USER, find_program, free_port, server_user};
+use crate::stage::{DATABASE, PASSWORD, Stage, USER, find_program, free_port};
 
 /// Longer than any of them takes to start.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -20,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) struct Peer {
     /// As it is printed.
     pub(crate) name: &'static str,
-    /// Where pgbench connects.
+    /// Where its clients connect.
     pub(crate) port: u16,
     /// Whether its clients can have TLS: a server has none on its Unix socket, and a relay passes on what it has.
     pub(crate) has_tls: bool,
@@ -31,8 +32,8 @@ pub(crate) struct Peer {
 
 impl Peer {
     /// Nothing in the middle.
-    pub(crate) fn direct(bare: &Bare<'_>) -> Peer {
-        Peer { name: "direct", port: bare.port, has_tls: true, pid: None, child: None }
+    pub(crate) fn direct(bare: &Bare<'_>, has_tls: bool) -> Peer {
+        Peer { name: "direct", port: bare.port, has_tls, pid: None, child: None }
     }
 
     /// What all this is about.
@@ -48,7 +49,8 @@ impl Peer {
     }
 
     /// Two of them, in session mode: over the server's Unix socket and over its TCP port.
-    pub(crate) fn pgbouncer(stage: &Stage, bare: &Bare<'_>, certificate: &str, key: &str) -> Vec<Peer> {
+    pub(crate) fn pgbouncer(stage: &Stage, bare: &Bare<'_>, certificate: &Certificate) -> Vec<Peer> {
+        let Certificate { certificate, key } = certificate;
         let Some(program) = find_program("pgbouncer") else {
             println!("pgbouncer is not installed: scripts/install-test-servers brings it");
             return Vec::new();
@@ -74,7 +76,7 @@ impl Peer {
                 ),
             );
             let mut command = Command::new(&program);
-            if let Some((user, group)) = server_user() {
+            if let Some((user, group)) = stage.server_user() {
                 command.uid(user).gid(group);
             }
             Peer::begin(name, port, command.arg("-q").arg(&settings))
@@ -132,11 +134,25 @@ impl Drop for Peer {
     }
 }
 
-/// A certificate for the bare server, and its key, in its data directory.
-pub(crate) fn certificate(bare: &Bare<'_>) -> (String, String) {
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
-    let put = |name, text: String| bare.put(name, &text).to_string_lossy().into_owned();
-    (put("bench.pem", made.cert.pem()), put("bench.key", made.signing_key.serialize_pem()))
+/// A certificate for the bare PostgreSQL, and its key, in its data directory.
+pub(crate) struct Certificate {
+    certificate: String,
+    key: String,
+}
+
+impl Certificate {
+    pub(crate) fn make(bare: &Bare<'_>) -> Certificate {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+        let put = |name, text: String| bare.put(name, &text).to_string_lossy().into_owned();
+        let certificate = put("bench.pem", made.cert.pem());
+        Certificate { certificate, key: put("bench.key", made.signing_key.serialize_pem()) }
+    }
+
+    /// What makes the server use it.
+    pub(crate) fn options(&self) -> Vec<OsString> {
+        let settings = [("ssl", "on"), ("ssl_cert_file", &self.certificate), ("ssl_key_file", &self.key)];
+        settings.iter().flat_map(|(name, value)| ["-c".into(), format!("{name}={value}").into()]).collect()
+    }
 }
 
 /// In a folder that only the server's user can enter.

@@ -1,48 +1,45 @@
-//! What the benchmarks run on: a folder that goes away again, a Scalepoint and a bare PostgreSQL with the same
+//! What the benchmarks run on: a folder that goes away again, a Scalepoint and a bare server with the same
 //! settings and the same data.
 
 #![allow(dead_code, unreachable_pub, reason = "each benchmark uses a part of it")]
 
 pub mod bare;
+pub mod engine;
+pub mod mysql;
 pub mod options;
+pub mod postgres;
 pub mod proxy;
 
-use std::ffi::OsStr;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use engine::{Engine, Product};
+
 /// The superuser of both servers.
 pub const USER: &str = "bench";
 /// Its password.
 pub const PASSWORD: &str = "bench-password";
-/// The database with pgbench's tables.
+/// The database with the tables.
 pub const DATABASE: &str = "bench";
-
-/// Server settings that hold for both servers at every capacity, so that only what is compared differs.
-pub const SETTINGS: [(&str, &str); 4] =
-    [("shared_buffers", "128MB"), ("max_connections", "250"), ("fsync", "on"), ("max_wal_size", "4GB")];
 
 /// Everything a run leaves behind is in here, and goes when it ends.
 pub struct Stage {
     folder: tempfile::TempDir,
-    /// The folder with `postgres`, `initdb` and the clients.
-    pub programs: PathBuf,
+    /// The kind of server that runs on it.
+    pub engine: Box<dyn Engine>,
 }
 
 impl Stage {
     /// Finds the server and makes the folder.
-    pub fn set() -> Stage {
-        let programs = ["SCALEPOINT_PG_BIN", "SCALEPOINT_PG15_BIN"].iter().find_map(std::env::var_os);
-        let programs = programs.map(PathBuf::from).or_else(newest_programs);
-        let programs = programs
-            .expect("no PostgreSQL found: run scripts/install-test-servers, or set SCALEPOINT_PG_BIN");
+    pub fn set(product: Product) -> Stage {
+        let engine = product.engine();
         let folder = tempfile::Builder::new().prefix("scalepoint-bench").tempdir().expect("a folder");
-        // PostgreSQL does not run as root, and the user that it then runs as must get in here.
+        // No server runs as root, and the user that it then runs as must get in here.
         std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).expect("an open folder");
-        Stage { folder, programs }
+        Stage { folder, engine }
     }
 
     /// A path in the folder.
@@ -53,43 +50,38 @@ impl Stage {
     /// A folder that the server's user owns.
     pub fn server_folder(&self, name: &str) -> PathBuf {
         let path = self.path(name);
-        std::fs::create_dir(&path).expect("a new folder");
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o700)).expect("a private folder");
-        if let Some((user, group)) = server_user() {
-            std::os::unix::fs::chown(&path, Some(user), Some(group)).expect("a folder of the server's user");
-        }
+        self.own_folder(&path);
         path
     }
 
-    /// One of the server's programs, run as the user that servers run as.
-    pub fn as_server(&self, program: &str) -> Command {
-        let mut command = Command::new(self.programs.join(program));
-        if let Some((user, group)) = server_user() {
+    /// The same, anywhere.
+    pub fn own_folder(&self, path: &Path) {
+        std::fs::create_dir(path).expect("a new folder");
+        std::fs::set_permissions(path, PermissionsExt::from_mode(0o700)).expect("a private folder");
+        if let Some((user, group)) = self.server_user() {
+            std::os::unix::fs::chown(path, Some(user), Some(group)).expect("a folder of the server's user");
+        }
+    }
+
+    /// A program, run as the user that servers run as.
+    pub fn as_server(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        if let Some((user, group)) = self.server_user() {
             command.uid(user).gid(group);
         }
         command.current_dir("/").stdin(Stdio::null());
         command
     }
 
-    /// A client program.
-    pub fn client(&self, program: &str) -> Command {
-        let mut command = Command::new(self.programs.join(program));
-        command
-            .env("PGPASSWORD", PASSWORD)
-            .env("PGUSER", USER)
-            .env("PGDATABASE", DATABASE)
-            .stdin(Stdio::null());
-        command
-    }
-
-    /// Fills a server with pgbench's tables.
-    pub fn fill(&self, host: &OsStr, port: u16, scale: u32) {
-        let mut pgbench = self.client("pgbench");
-        pgbench.args(["-i", "-q", "-s", &scale.to_string(), "-p", &port.to_string(), "-h"]).arg(host);
-        run(&mut pgbench);
-        let mut psql = self.client("psql");
-        psql.args(["-qX", "-p", &port.to_string(), "-h"]).arg(host);
-        run(psql.args(["-c", "create extension pg_prewarm"]));
+    /// User and group that servers run as when we are root.
+    pub fn server_user(&self) -> Option<(u32, u32)> {
+        if !nix::unistd::geteuid().is_root() {
+            return None;
+        }
+        let name = self.engine.os_user();
+        let user = nix::unistd::User::from_name(name).ok().flatten();
+        let user = user.unwrap_or_else(|| panic!("the user {name}"));
+        Some((user.uid.as_raw(), user.gid.as_raw()))
     }
 }
 
@@ -117,25 +109,6 @@ pub fn free_port() -> u16 {
             return port;
         }
     }
-}
-
-/// User and group that PostgreSQL runs as when we are root.
-pub fn server_user() -> Option<(u32, u32)> {
-    if !nix::unistd::geteuid().is_root() {
-        return None;
-    }
-    let user = nix::unistd::User::from_name("postgres").ok().flatten().expect("the user postgres");
-    Some((user.uid.as_raw(), user.gid.as_raw()))
-}
-
-fn newest_programs() -> Option<PathBuf> {
-    let folders = std::fs::read_dir("/usr/lib/postgresql").ok()?.flatten();
-    let mut found: Vec<(u32, PathBuf)> = folders
-        .filter_map(|folder| Some((folder.file_name().to_str()?.parse().ok()?, folder.path().join("bin"))))
-        .filter(|(_, programs): &(u32, PathBuf)| programs.join("postgres").exists())
-        .collect();
-    found.sort();
-    found.pop().map(|(_, programs)| programs)
 }
 
 /// The middle of some measurements.

@@ -1,7 +1,9 @@
 //! A Scalepoint with one cluster, and its command line.
 
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader};
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
@@ -9,12 +11,28 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use scalepoint::scaling::report::ScaleReport;
 
-use super::{DATABASE, PASSWORD, SETTINGS, Stage, USER, free_port};
+use super::{DATABASE, PASSWORD, Stage, USER, free_port};
 
 /// The program that is measured: cargo builds it for the benchmark.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_scalepoint");
 /// The cluster's name.
 const CLUSTER: &str = "bench";
+
+/// Options that say where something is, and what a bare server has otherwise.
+const PLACES: [&str; 12] = [
+    "--no-defaults",
+    "--basedir=",
+    "--lc-messages-dir=",
+    "--character-sets-dir=",
+    "--plugin-dir=",
+    "--datadir=",
+    "--pid-file=",
+    "--socket=",
+    "--tmpdir=",
+    "--secure-file-priv=",
+    "--skip-networking",
+    "--proxy-protocol-networks=",
+];
 
 /// A running `scalepoint serve`. Dropping it stops it and waits.
 pub struct Proxy {
@@ -24,6 +42,8 @@ pub struct Proxy {
     pub port: u16,
     /// Where its log goes.
     pub log: PathBuf,
+    /// How the option begins that gives a server its volume.
+    volume_option: String,
 }
 
 impl Proxy {
@@ -33,18 +53,19 @@ impl Proxy {
         let password = stage.path("master_password");
         std::fs::write(&password, PASSWORD).expect("a password file");
         let mut parameters = String::new();
-        for (name, value) in SETTINGS {
+        for (name, value) in stage.engine.settings() {
             writeln!(parameters, "{name} = \"{value}\"").expect("text");
         }
         // Two cores for each capacity unit: the limit of a capacity is not what is measured.
         let config = format!(
             "data_dir = \"{data}\"\n[admin]\nlisten = \"{admin}\"\n[acu]\nmemory = \"1GiB\"\ncpu = 2.0\n\
-             [[cluster]]\nname = \"{CLUSTER}\"\nengine = \"postgres\"\nlisten = \"127.0.0.1:{port}\"\n\
+             [[cluster]]\nname = \"{CLUSTER}\"\nengine = \"{engine}\"\nlisten = \"127.0.0.1:{port}\"\n\
              server = \"{programs}\"\nmin_capacity = 2\nmax_capacity = 16\nauto_pause = false\n\
              master_username = \"{USER}\"\nmaster_password_file = \"{password}\"\n\
              database_name = \"{DATABASE}\"\n[cluster.parameters]\n{parameters}",
             data = stage.path("scalepoint").display(),
-            programs = stage.programs.display(),
+            engine = stage.engine.name(),
+            programs = stage.engine.programs().display(),
             password = password.display(),
         );
         let file = stage.path("scalepoint.toml");
@@ -61,12 +82,27 @@ impl Proxy {
         let said = BufReader::new(server.stdout.take().expect("its output"));
         let ready = said.lines().map_while(Result::ok).any(|line| line == "ready");
         assert!(ready, "scalepoint did not start: {}", std::fs::read_to_string(&log).unwrap_or_default());
-        Proxy { server, admin, port, log }
+        let volume_option = format!("--datadir={}", stage.path("scalepoint").display());
+        Proxy { server, admin, port, log, volume_option }
     }
 
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.server.id()
+    }
+
+    /// The options that it gives its MariaDB or MySQL, apart from places and the network: with them a bare server
+    /// answers as fast.
+    pub fn own_options(&self) -> Vec<OsString> {
+        let own =
+            |words: &Vec<Vec<u8>>| words.iter().any(|word| word.starts_with(self.volume_option.as_bytes()));
+        let processes = std::fs::read_dir("/proc").expect("processes").flatten();
+        let commands = processes.filter_map(|process| std::fs::read(process.path().join("cmdline")).ok());
+        let mut commands = commands.map(|words| words.split(|&byte| byte == 0).map(<[u8]>::to_vec).collect());
+        let words: Vec<Vec<u8>> = commands.find(own).expect("the server of scalepoint");
+        let is_place = |word: &[u8]| PLACES.iter().any(|place| word.starts_with(place.as_bytes()));
+        let options = words.into_iter().skip(1).filter(|word| word.starts_with(b"--") && !is_place(word));
+        options.map(OsString::from_vec).collect()
     }
 
     /// Changes the capacity and waits for the report.

@@ -11,9 +11,8 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use tokio::time::{Instant, sleep, sleep_until};
-use tokio_postgres::{Client, Error, NoTls, Statement};
 
-use crate::stage::{DATABASE, PASSWORD, USER};
+use crate::subject::{Session, Subject};
 
 /// How often a silent client looks whether it may go on.
 const LOOK: Duration = Duration::from_millis(1);
@@ -31,14 +30,14 @@ pub(crate) struct Load {
     pub(crate) rate: f64,
     /// Which transactions.
     pub(crate) kind: Kind,
-    /// Rows in `pgbench_accounts`.
+    /// Rows in the table.
     pub(crate) accounts: u32,
 }
 
 /// Which transactions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// A `SELECT` or an `UPDATE` of one row, in turns, by the simple protocol.
+    /// A `SELECT` or an `UPDATE` of one row, in turns, as plain text.
     Simple,
     /// The same, by prepared statements.
     Prepared,
@@ -80,7 +79,7 @@ pub(crate) struct Clients {
 
 impl Clients {
     /// Connects them; they are silent until [`run`](Clients::run).
-    pub(crate) fn start(load: &Load, port: u16) -> Clients {
+    pub(crate) fn start(load: &Load, subject: Box<dyn Subject>, port: u16) -> Clients {
         let latencies = || Mutex::new(Latencies::new_with_bounds(1, 60_000_000, 3).expect("bounds"));
         let shared = Arc::new(Shared {
             running: AtomicBool::new(false),
@@ -99,16 +98,16 @@ impl Clients {
             runtime.block_on(async {
                 let mut idle = Vec::new();
                 for _ in 0..load.idle {
-                    idle.push(connect(port).await);
+                    idle.push(connect(&*subject, port, None).await);
                 }
                 let mut busy = tokio::task::JoinSet::new();
                 for number in 0..load.clients {
-                    let client = connect(port).await;
+                    let client = connect(&*subject, port, Some(load.kind)).await;
                     busy.spawn(live(client, number, load.clone(), Arc::clone(&theirs)));
                 }
                 tell.send(()).expect("somebody waits");
                 while busy.join_next().await.is_some() {}
-                ask_once(&idle, &theirs).await;
+                ask_once(idle, &theirs).await;
             });
         });
         connected.recv().expect("clients");
@@ -157,22 +156,13 @@ impl Clients {
     }
 }
 
-async fn connect(port: u16) -> Client {
-    let mut config = tokio_postgres::Config::new();
-    config.host("127.0.0.1").port(port).user(USER).password(PASSWORD).dbname(DATABASE);
-    let (client, connection) =
-        tokio::time::timeout(PATIENCE, config.connect(NoTls)).await.expect("in time").expect("a connection");
-    // Its errors come to the client as well.
-    tokio::spawn(async move { drop(connection.await) });
-    client
+async fn connect(subject: &dyn Subject, port: u16, work: Option<Kind>) -> Box<dyn Session> {
+    let connecting = tokio::time::timeout(PATIENCE, subject.connect(port, work));
+    connecting.await.expect("in time").expect("a connection")
 }
 
 /// One client's life.
-async fn live(mut client: Client, number: usize, load: Load, shared: Arc<Shared>) {
-    let work = match Work::prepare(&client, &load).await {
-        Ok(work) => work,
-        Err(error) => return shared.errors.lock().expect("a lock").push(error.to_string()),
-    };
+async fn live(mut client: Box<dyn Session>, number: usize, load: Load, shared: Arc<Shared>) {
     let interval = Duration::from_secs_f64(1.0 / load.rate);
     let mut row = u32::try_from(number).unwrap_or(0) * 7919;
     let mut due = Instant::now();
@@ -187,8 +177,8 @@ async fn live(mut client: Client, number: usize, load: Load, shared: Arc<Shared>
         let begun = if is_late { due } else { Instant::now() };
         row = row.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         let account = (row >> 8) % load.accounts + 1;
-        if let Err(error) = work.run(&mut client, account.cast_signed(), row & 0x10_0000 == 0).await {
-            return shared.errors.lock().expect("a lock").push(format!("client {number}: {error:?}"));
+        if let Err(error) = client.run(account.cast_signed(), row & 0x10_0000 == 0).await {
+            return shared.errors.lock().expect("a lock").push(format!("client {number}: {error}"));
         }
         shared.record(number, begun.elapsed());
         due += interval;
@@ -206,50 +196,10 @@ impl Shared {
     }
 }
 
-/// The statements of one client.
-enum Work {
-    Simple,
-    Prepared { select: Statement, update: Statement, together: bool },
-}
-
-impl Work {
-    async fn prepare(client: &Client, load: &Load) -> Result<Work, Error> {
-        if load.kind == Kind::Simple {
-            return Ok(Work::Simple);
-        }
-        let select = client.prepare("select abalance from pgbench_accounts where aid = $1").await?;
-        let update =
-            client.prepare("update pgbench_accounts set abalance = abalance + 1 where aid = $1").await?;
-        Ok(Work::Prepared { select, update, together: load.kind == Kind::Write })
-    }
-
-    async fn run(&self, client: &mut Client, account: i32, reads: bool) -> Result<(), Error> {
-        match self {
-            Work::Simple if reads => {
-                let text = format!("select abalance from pgbench_accounts where aid = {account}");
-                client.simple_query(&text).await.map(drop)
-            }
-            Work::Simple => {
-                let text =
-                    format!("update pgbench_accounts set abalance = abalance + 1 where aid = {account}");
-                client.simple_query(&text).await.map(drop)
-            }
-            Work::Prepared { select, update, together: true } => {
-                let transaction = client.transaction().await?;
-                transaction.execute(update, &[&account]).await?;
-                transaction.query(select, &[&account]).await?;
-                transaction.commit().await
-            }
-            Work::Prepared { select, .. } if reads => client.query(select, &[&account]).await.map(drop),
-            Work::Prepared { update, .. } => client.execute(update, &[&account]).await.map(drop),
-        }
-    }
-}
-
 /// Clients that were idle all the time must still be served.
-async fn ask_once(idle: &[tokio_postgres::Client], shared: &Shared) {
-    for client in idle {
-        if let Err(error) = client.simple_query("select 1").await {
+async fn ask_once(idle: Vec<Box<dyn Session>>, shared: &Shared) {
+    for mut client in idle {
+        if let Err(error) = client.ask().await {
             shared.errors.lock().expect("a lock").push(format!("idle: {error}"));
         }
     }

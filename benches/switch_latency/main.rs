@@ -17,9 +17,13 @@
 )]
 
 mod clients;
+mod mysql;
+mod mysql_wire;
+mod postgres;
 mod restart;
 #[path = "../stage/mod.rs"]
 mod stage;
+mod subject;
 
 use std::thread::sleep;
 use std::time::Duration;
@@ -28,17 +32,20 @@ use clients::{Clients, Load};
 use restart::{Restart, restart};
 use scalepoint::scaling::report::{Outcome, ScaleReport};
 use stage::bare::Bare;
+use stage::engine::Product;
 use stage::options::Options;
 use stage::proxy::Proxy;
 use stage::{Stage, median, quantile};
+use subject::{ROWS, Subject};
 
 const HELP: &str = "\
 cargo bench --bench switch_latency -- [--quick] [OPTION VALUE]...
+  --server X    postgres | mariadb | mysql9 (postgres)
   --changes N   capacity changes (24; with --quick 6)
   --clients N   busy clients (16)
   --idle N      idle ones beside them (0)
   --rate N      transactions per second and client (60)
-  --scale N     pgbench's scale (10)
+  --scale N     pgbench's scale: 100,000 rows each (10)
   --load X      simple | prepared | write: what they run (prepared); see benches/README.md
   --pause-ms N  between two changes (1000)
   --log FILE    keep scalepoint's debug log";
@@ -59,6 +66,7 @@ struct Turn {
 fn main() {
     let known = [
         "--quick",
+        "--server",
         "--changes",
         "--clients",
         "--idle",
@@ -82,26 +90,28 @@ fn main() {
         idle: options.value("--idle").unwrap_or(0),
         rate: options.value("--rate").unwrap_or(60.0),
         kind: options.value("--load").unwrap_or(clients::Kind::Prepared),
-        accounts: scale * 100_000,
+        accounts: scale * ROWS,
     };
 
-    let stage = Stage::set();
-    let mut bare =
-        Bare::make(&stage, "bare", "local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n");
-    stage.fill(bare.run_dir.as_os_str(), bare.port, scale);
+    let product = options.value("--server").unwrap_or(Product::Postgres);
+    let subject = subject::of(product);
+    let stage = Stage::set(product);
+    let mut bare = Bare::make(&stage, "bare");
+    subject.fill(&stage, bare.port, scale);
     let proxy = Proxy::start(&stage, "scalepoint=debug");
-    stage.fill("127.0.0.1".as_ref(), proxy.port, scale);
-    let clients = Clients::start(&load, proxy.port);
+    subject.fill(&stage, proxy.port, scale);
+    let clients = Clients::start(&load, subject::of(product), proxy.port);
     println!(
         "{} busy clients, {} idle, {} transactions/s each, {changes} changes",
         load.clients, load.idle, load.rate
     );
 
     // The first change and the first restart find everything cold, and are not counted.
-    turn(&stage, &proxy, &clients, &mut bare, pause, 0);
+    let mut pair =
+        Pair { stage: &stage, subject: &*subject, proxy: &proxy, clients: &clients, bare: &mut bare };
+    pair.turn(pause, 0);
     clients.forget();
-    let turns: Vec<Turn> =
-        (1..=changes).map(|number| turn(&stage, &proxy, &clients, &mut bare, pause, number)).collect();
+    let turns: Vec<Turn> = (1..=changes).map(|number| pair.turn(pause, number)).collect();
     print_overall(&clients);
     print_comparison(&turns);
     if options.has("--quick") {
@@ -114,40 +124,37 @@ fn main() {
     assert!(errors.is_empty(), "clients saw errors: {errors:?}");
 }
 
-fn turn(
-    stage: &Stage,
-    proxy: &Proxy,
-    clients: &Clients,
-    bare: &mut Bare<'_>,
-    pause: Duration,
-    number: usize,
-) -> Turn {
-    warm(stage, "127.0.0.1".as_ref(), proxy.port);
-    clients.run();
-    sleep(pause);
-    clients.window();
-    let report = proxy.scale(if number.is_multiple_of(2) { 4 } else { 8 });
-    assert!(report.outcome == Outcome::Scaled, "the change was not carried out: {report:?}");
-    sleep(SETTLE);
-    let felt = clients.felt();
-    clients.pause();
-    sleep(SILENCE);
-    warm(stage, bare.run_dir.as_os_str(), bare.port);
-    let bare = restart(stage, bare, felt.len());
-    let worst = quantile(&felt, 1.0);
-    println!(
-        "{number:3}  felt {worst:6.1}   hold {:4}  hand-over {:4}  stall {:4}   bare: gone {:5.1}  ready {:5.1}  first {:5.1}  all {:5.1}",
-        report.hold_ms, report.handover_ms, report.stall_ms, bare.gone, bare.ready, bare.first, bare.all,
-    );
-    Turn { report, felt, bare }
+/// Those who are compared.
+struct Pair<'a, 'b> {
+    stage: &'a Stage,
+    subject: &'a dyn Subject,
+    proxy: &'a Proxy,
+    clients: &'a Clients,
+    bare: &'a mut Bare<'b>,
 }
 
-/// Fills the buffer cache: what has been touched has to be given back to the kernel by a stop.
-fn warm(stage: &Stage, host: &std::ffi::OsStr, port: u16) {
-    let mut psql = stage.client("psql");
-    psql.args(["-qX", "-p", &port.to_string(), "-h"]).arg(host);
-    psql.args(["-c", "select pg_prewarm('pgbench_accounts'), pg_prewarm('pgbench_accounts_pkey')"]);
-    stage::run(&mut psql);
+impl Pair<'_, '_> {
+    fn turn(&mut self, pause: Duration, number: usize) -> Turn {
+        let Pair { stage, subject, proxy, clients, .. } = *self;
+        subject.warm(stage, proxy.port);
+        clients.run();
+        sleep(pause);
+        clients.window();
+        let report = proxy.scale(if number.is_multiple_of(2) { 4 } else { 8 });
+        assert!(report.outcome == Outcome::Scaled, "the change was not carried out: {report:?}");
+        sleep(SETTLE);
+        let felt = clients.felt();
+        clients.pause();
+        sleep(SILENCE);
+        subject.warm(stage, self.bare.port);
+        let bare = restart(stage, subject, self.bare, felt.len());
+        let worst = quantile(&felt, 1.0);
+        println!(
+            "{number:3}  felt {worst:6.1}   hold {:4}  hand-over {:4}  stall {:4}   bare: gone {:5.1}  ready {:5.1}  first {:5.1}  all {:5.1}",
+            report.hold_ms, report.handover_ms, report.stall_ms, bare.gone, bare.ready, bare.first, bare.all,
+        );
+        Turn { report, felt, bare }
+    }
 }
 
 fn print_overall(clients: &Clients) {
