@@ -123,6 +123,8 @@ pub struct Tracker {
     standing: Standing,
     status: u16,
     drift: Drift,
+    /// A look has found a transaction open and asked for nothing more: when it is over, the session is to be asked.
+    look_again: bool,
     /// What `SHOW` would say, had the session not been moved or asked.
     echo: Option<Echo>,
     /// The command at the front was looked at and may pass; a number in it is to be this one.
@@ -179,6 +181,7 @@ impl Tracker {
             standing: Standing::Free,
             status: AUTOCOMMIT,
             drift: Drift::None,
+            look_again: false,
             echo: None,
             passing: None,
             forced: false,
@@ -265,13 +268,13 @@ impl Tracker {
         if self.standing == Standing::Open {
             // It was not asked for more, and has to be when the transaction is over.
             state.obstacle = state.obstacle.or(Some(Obstacle::OpenTransaction));
-            self.drift = Drift::Possible;
+            self.look_again = true;
             return;
         }
         self.learn(state);
         state.obstacle = state.obstacle.or_else(|| self.wire_obstacle(state));
         (self.wire.variables_known, self.wire.user_variables_known) = (true, true);
-        self.drift = Drift::None;
+        (self.drift, self.look_again) = (Drift::None, false);
         self.keep_echo(state);
     }
 
@@ -348,7 +351,8 @@ impl crate::engine::Tracker for Tracker {
     }
 
     fn drift(&self) -> Drift {
-        if self.standing == Standing::Unsure { Drift::Possible } else { self.drift }
+        let over = self.look_again && self.standing != Standing::Open;
+        if over || self.standing == Standing::Unsure { Drift::Possible } else { self.drift }
     }
 
     fn captured(&mut self) {
