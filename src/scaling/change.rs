@@ -235,16 +235,7 @@ impl Driver {
                 Next::Hold if self.server_stands(&mut looked).await => {}
                 Next::Hold => {
                     if flushed.is_none_or(|at| at.elapsed() > FLUSHED) {
-                        let left = deadline.saturating_sub(started.elapsed());
-                        let answers = self.flush(left.min(FLUSH)).await;
-                        self.maintenance.study().await;
-                        self.survey().await;
-                        // What clients have written since is written by the stop while they wait: as little as can be.
-                        // A server that hangs is not asked twice.
-                        let left = deadline.saturating_sub(started.elapsed());
-                        if answers {
-                            self.flush(left.min(FLUSH)).await;
-                        }
+                        self.make_ready(started + deadline).await;
                         flushed = Some(Instant::now());
                         // Time has passed: is it still worth it?
                         continue;
@@ -278,6 +269,18 @@ impl Driver {
                     };
                 }
             }
+        }
+    }
+
+    /// Leaves as little as can be to be done while clients wait.
+    async fn make_ready(&self, deadline: Instant) {
+        let left = || deadline.saturating_duration_since(Instant::now()).min(FLUSH);
+        let answers = self.flush(left()).await;
+        self.maintenance.study().await;
+        self.survey().await;
+        // What clients have written since is written by the stop while they wait. A server that hangs is not asked twice.
+        if answers {
+            self.flush(left()).await;
         }
     }
 
