@@ -4,7 +4,7 @@
 //! Needs `SCALEPOINT_MARIADB_BIN`, `SCALEPOINT_MYSQL9_BIN` and `SCALEPOINT_MYSQL56_BIN` (`scripts/install-test-servers`).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::io::{Read as _, Write as _};
+use std::io::{Read as _, Seek as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -51,14 +51,20 @@ fn environment(name: &str) -> PathBuf {
 }
 
 fn run(command: &mut Command, input: Option<&str>) {
+    let mut said = tempfile::tempfile().unwrap();
     let mut child = command
         .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
+        .stdout(said.try_clone().unwrap())
+        .stderr(said.try_clone().unwrap())
         .spawn()
         .expect("the program starts");
-    child.stdin.take().unwrap().write_all(input.unwrap_or_default().as_bytes()).unwrap();
-    assert!(child.wait().unwrap().success(), "{command:?} failed");
+    // A program that has failed reads no more; what it said tells why.
+    let written = child.stdin.take().unwrap().write_all(input.unwrap_or_default().as_bytes());
+    let status = child.wait().unwrap();
+    let mut text = String::new();
+    said.rewind().unwrap();
+    said.read_to_string(&mut text).unwrap();
+    assert!(status.success(), "{command:?}: {status}, {written:?}\n{text}");
 }
 
 impl Server {
@@ -112,7 +118,7 @@ impl Server {
         while UnixStream::connect(self.folder.path().join("s")).is_err() {
             assert!(self.process.try_wait().unwrap().is_none(), "the server has ended");
             assert!(Instant::now() < deadline, "the server does not answer");
-            #[allow(clippy::disallowed_methods, reason = "no runtime here")]
+            #[expect(clippy::disallowed_methods, reason = "no runtime here")]
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -631,6 +637,25 @@ fn check_errors(server: &Server) {
     }
 }
 
+/// A transaction that was begun and has done nothing is begun again.
+fn check_begun(server: &Server) {
+    let mut old = server.connect("app", "app", MODERN);
+    let begin = "START TRANSACTION READ ONLY";
+    old.run(begin);
+    (old.wire.characteristics, old.wire.begun) = (vec![begin.into()], true);
+    let state = old.capture(server).unwrap();
+    assert_eq!((state.obstacle, state.status.map(|status| status & 1)), (None, Some(1)));
+    let mut new = server.connect("app", "app", MODERN);
+    new.restore(&old.wire.clone(), &state).unwrap();
+    for connection in [&mut old, &mut new] {
+        assert!(matches!(connection.query("INSERT INTO t (b) VALUES ('no')"), Answer::Failed(_)));
+        let Answer::Rows { status, .. } = connection.query("SELECT COUNT(*) FROM t") else {
+            panic!("no rows")
+        };
+        assert_eq!(status & 1, 1);
+    }
+}
+
 /// What only a statement's end changes is asked for alone when nothing else can have changed.
 fn check_brief(server: &Server) {
     let mut old = server.connect("app", "app", MODERN);
@@ -735,6 +760,31 @@ fn check_privileges(server: &Server) {
     assert!(matches!(with("no_such_variable", "0"), Err(DialogueError::Unfaithful(_))));
 }
 
+/// A release that nobody has made a list of variables for is asked for its own.
+fn check_listed(server: &Server) {
+    let mut old = server.connect("app", "app", MODERN);
+    let mut new = server.connect("app", "app", MODERN);
+    for connection in [&mut old, &mut new] {
+        connection.logged_in.server.version = "0.0".into();
+    }
+    old.run("SET sort_buffer_size = 300000, sql_notes = 0, long_query_time = 0.5, sql_select_limit = 3");
+    let state = old.capture(server).unwrap();
+    assert_eq!(state.variable(b"sort_buffer_size").map(|value| &value[..]), Some(&b"300000"[..]));
+    new.restore(&old.wire.clone(), &state).unwrap();
+    assert_eq!(comparable(new.capture(server).unwrap()), comparable(state));
+}
+
+/// Without the plugin, MariaDB is judged by what its counters and the client's statements tell.
+fn check_without_plugin(server: &Server) {
+    server.connect("root", "", MODERN).run("UNINSTALL SONAME 'metadata_lock_info'");
+    let mut session = server.connect("app", "app", MODERN);
+    assert_eq!(session.capture(server).unwrap().obstacle, None);
+    session.wire.suspicion = Some(Obstacle::NamedLock);
+    assert_eq!(session.capture(server).unwrap().obstacle, Some(Obstacle::NamedLock));
+    session.run("HANDLER t OPEN");
+    assert_eq!(session.capture(server).unwrap().obstacle, Some(Obstacle::Handler));
+}
+
 fn check(product: Product) {
     let server = Server::start(product);
     for capabilities in [PLAIN, MODERN] {
@@ -742,9 +792,14 @@ fn check(product: Product) {
         check_statements(&server, capabilities);
     }
     check_errors(&server);
+    check_begun(&server);
     check_brief(&server);
     check_obstacles(&server);
     check_privileges(&server);
+    check_listed(&server);
+    if product == Product::MariaDb {
+        check_without_plugin(&server);
+    }
 }
 
 #[test]

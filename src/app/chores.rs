@@ -8,9 +8,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::engine::{Engine, Obstacle, RouterLogin};
+use crate::engine::{DialogueError, Engine, Obstacle, RouterLogin};
 use crate::router::admin::{Admin, Rows};
-use crate::router::backend::Backend;
+use crate::router::backend::{Backend, BackendError};
 use crate::router::fleet::Fleet;
 use crate::scaling::driver::Maintenance;
 
@@ -148,22 +148,27 @@ impl<E: Engine> Maintenance for Chores<E> {
         if !E::VOLATILE_SETTINGS {
             return Ok(());
         }
-        let text = |error: crate::router::backend::BackendError| error.to_string();
+        let text = |error: BackendError| error.to_string();
         let log_in = E::log_in_as_router(&self.login);
         let mut backend = Backend::<E>::connect(socket, log_in, &self.login).await.map_err(text)?;
         let query = E::volatile_settings(&backend.logged_in);
+        // What is learnt is kept, even if the server does not answer to the end.
+        self.settings().query = Some(query);
         let started = pairs(backend.converse(E::admin_query(query, &[])).await.map_err(text)?);
+        self.settings().started.clone_from(&started);
         let changed = self.settings().changed.clone();
         for (name, value) in changed.iter().filter(|(name, value)| started.get(*name) != Some(value)) {
             let Some(statement) = E::set_volatile(name, value) else { continue };
             match backend.converse(E::admin_query(&statement, &[])).await {
                 Ok(_) => tracing::debug!(name, "carried over"),
-                Err(error) => tracing::warn!(name, %error, "a setting of the server is lost"),
+                Err(error @ BackendError::Dialogue(DialogueError::Refused { .. })) => {
+                    tracing::warn!(name, %error, "a setting of the server is lost");
+                }
+                // Nothing more can be said on this connection.
+                Err(error) => return Err(error.to_string()),
             }
         }
         backend.close();
-        let mut settings = self.settings();
-        (settings.query, settings.started) = (Some(query), started);
         Ok(())
     }
 }

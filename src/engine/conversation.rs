@@ -1,6 +1,6 @@
 //! Conversations: with a client that is not let in yet, and with a backend in the router's own name.
 
-use std::net::IpAddr;
+use core::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::BytesMut;

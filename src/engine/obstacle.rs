@@ -17,13 +17,14 @@ pub enum Obstacle {
     Setting,
     /// A procedural language or extension may keep state in this session.
     LoadedLibrary,
-    /// An online backup was started in this session.
+    /// An online backup was started in this session, or it holds what one takes (MariaDB's BACKUP STAGE and BACKUP LOCK,
+    /// MySQL's LOCK INSTANCE FOR BACKUP).
     Backup,
     /// A temporary replication slot or replication origin belongs to the session.
     Replication,
     /// The session drew a value from a sequence a moment ago and may ask for it.
     SequenceValue,
-    /// The session holds tables or the whole server locked (LOCK TABLES, a backup lock).
+    /// The session holds tables or the whole server locked (LOCK TABLES, FLUSH TABLES WITH READ LOCK).
     TableLock,
     /// The session holds a lock by name (GET_LOCK).
     NamedLock,

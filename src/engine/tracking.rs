@@ -64,6 +64,9 @@ pub enum Fate {
     /// A statement outside a transaction has failed, and the end of its request has not come from the client: restore
     /// it, and answer that end.
     StatementFailed,
+    /// A statement outside a transaction was cancelled for the change, and the client was told that it was aborted: restore
+    /// the session, and refuse what was sent before that could be read.
+    StatementCancelled,
     /// A COMMIT was sent and not answered: nobody knows.
     CommitUnknown,
     /// A statement outside a transaction was sent and not answered: nobody knows.

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::backend::{Backend, BackendError};
-use super::fleet::Fleet;
+use super::fleet::{Aide, Fleet};
 use super::gate::{Gate, Phase};
 use crate::engine::{DialogueError, Engine, RouterLogin};
 
@@ -40,12 +40,13 @@ enum Ask<E: Engine> {
 /// Asks the database in the router's name.
 pub struct Admin<E: Engine> {
     asks: mpsc::Sender<Ask<E>>,
+    fleet: Arc<Fleet>,
     login: Arc<RouterLogin>,
 }
 
 impl<E: Engine> Clone for Admin<E> {
     fn clone(&self) -> Self {
-        Admin { asks: self.asks.clone(), login: Arc::clone(&self.login) }
+        Admin { asks: self.asks.clone(), fleet: Arc::clone(&self.fleet), login: Arc::clone(&self.login) }
     }
 }
 
@@ -76,7 +77,7 @@ impl<E: Engine> Admin<E> {
     /// Starts the task; it ends with the last handle.
     pub fn start(fleet: &Arc<Fleet>, login: Arc<RouterLogin>, hours: Hours) -> Admin<E> {
         let (asks, received) = mpsc::channel(MAX_WAITING);
-        let admin = Admin { asks, login: Arc::clone(&login) };
+        let admin = Admin { asks, fleet: Arc::clone(fleet), login: Arc::clone(&login) };
         let task = Task { gate: fleet.gate(), fleet: Arc::clone(fleet), login, hours, connection: None };
         tokio::spawn(task.run(received));
         admin
@@ -106,6 +107,7 @@ impl<E: Engine> Admin<E> {
     /// Runs one statement on a connection of its own, wherever the gate stands, and returns its first value: for a
     /// session that a hold waits for. Dropping it closes the connection.
     pub async fn value_at(&self, socket: &Path, sql: &str) -> Result<Option<String>, BackendError> {
+        let _aide = Aide::new(&self.fleet);
         let mut backend =
             Backend::<E>::connect(socket, E::log_in_as_router(&self.login), &self.login).await?;
         let rows = backend.converse(E::admin_query(sql, &[])).await?;
@@ -145,7 +147,7 @@ struct Task<E: Engine> {
 struct Connection<E: Engine> {
     backend: Option<Backend<E>>,
     era: u64,
-    fleet: Arc<Fleet>,
+    _aide: Aide,
 }
 
 impl<E: Engine> Drop for Connection<E> {
@@ -153,7 +155,6 @@ impl<E: Engine> Drop for Connection<E> {
         if let Some(backend) = self.backend.take() {
             backend.close();
         }
-        self.fleet.aided(false);
     }
 }
 
@@ -186,10 +187,14 @@ impl<E: Engine> Task<E> {
                     Err(error) => tracing::warn!(%error, "an account cannot be looked up"),
                 }
             }
-            Ask::Run(sql, answer) => {
-                let rows = match self.connection().await {
-                    Ok(backend) => backend.converse_within(E::admin_query(&sql, &[]), PATIENCE).await,
-                    Err(error) => Err(error),
+            Ask::Run(sql, mut answer) => {
+                if answer.is_closed() {
+                    return;
+                }
+                let rows = tokio::select! {
+                    rows = self.run_one(&sql) => rows,
+                    // Who asked waits no longer, and who comes next need not wait for this answer.
+                    () = answer.closed() => Err(BackendError::TooSlow),
                 };
                 self.keep_if_sound(&rows);
                 drop(answer.send(rows));
@@ -208,6 +213,11 @@ impl<E: Engine> Task<E> {
                 drop(answer.send(names));
             }
         }
+    }
+
+    async fn run_one(&mut self, sql: &str) -> Result<Rows, BackendError> {
+        let backend = self.connection().await?;
+        backend.converse_within(E::admin_query(sql, &[]), PATIENCE).await
     }
 
     /// Asks until there is an answer: the connection may have died since the last question, and a server that has
@@ -246,6 +256,7 @@ impl<E: Engine> Task<E> {
     /// On a connection of its own, because each database has its own texts.
     async fn read_texts(&self, database: &str, names: &mut Vec<String>) -> Result<(), BackendError> {
         let socket = self.gate.borrow().socket.clone().ok_or(BackendError::Closed)?;
+        let _aide = Aide::new(&self.fleet);
         let RouterLogin { user, password, .. } = &*self.login;
         let there =
             RouterLogin { user: user.clone(), password: password.clone(), database: database.to_owned() };
@@ -272,11 +283,11 @@ impl<E: Engine> Task<E> {
         }
         if self.connection.is_none() {
             let socket = signal.socket.ok_or(BackendError::Closed)?;
+            // Counted from here on: a database that is to be empty is not to meet it half way.
+            let aide = Aide::new(&self.fleet);
             let connect = Backend::connect(&socket, E::log_in_as_router(&self.login), &self.login);
             let backend = timeout(LOG_IN, connect).await.map_err(|_| BackendError::TooSlow)??;
-            self.fleet.aided(true);
-            let fleet = Arc::clone(&self.fleet);
-            self.connection = Some(Connection { backend: Some(backend), era: signal.era, fleet });
+            self.connection = Some(Connection { backend: Some(backend), era: signal.era, _aide: aide });
         }
         let backend = self.connection.as_mut().and_then(|connection| connection.backend.as_mut());
         backend.ok_or(BackendError::Closed)

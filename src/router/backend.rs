@@ -90,8 +90,9 @@ impl<E: Engine> Backend<E> {
         converse(&mut self.stream, &mut self.input, dialogue, deadline).await
     }
 
-    /// Asks the server to cancel what runs on this connection; done when the server has sent its signal.
-    pub fn cancel(&self) -> impl Future<Output = ()> + Send + use<E> {
+    /// Asks the server to cancel what runs on this connection; done when the server has sent its signal. `false`: it
+    /// may not have heard of it.
+    pub fn cancel(&self) -> impl Future<Output = bool> + Send + use<E> {
         self.canceller()()
     }
 
@@ -145,17 +146,21 @@ fn libraries(process: u32) -> Vec<String> {
 }
 
 /// A cancel request under way.
-pub type Cancelling = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+pub type Cancelling = std::pin::Pin<Box<dyn Future<Output = bool> + Send>>;
 
-async fn cancel<D: Dialogue<Output = ()>>(socket: PathBuf, request: D) {
+async fn cancel<D: Dialogue<Output = ()>>(socket: PathBuf, request: D) -> bool {
     let asked = timeout(CANCEL, async {
         let mut stream = UnixStream::connect(&socket).await?;
         converse(&mut stream, &mut BytesMut::new(), request, CANCEL).await
     });
     match asked.await {
         // Where the answer is a close.
-        Ok(Ok(()) | Err(BackendError::Closed)) | Err(_) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "cancel request failed"),
+        Ok(Ok(()) | Err(BackendError::Closed)) => true,
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "cancel request failed");
+            false
+        }
+        Err(_) => false,
     }
 }
 

@@ -12,10 +12,12 @@ use tokio::sync::futures::OwnedNotified;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
+mod aide;
 mod doing;
 mod ids;
 mod membership;
 
+pub use aide::Aide;
 pub use doing::Doing;
 pub use ids::{ConnectionId, Ids};
 pub use membership::Membership;
@@ -310,15 +312,6 @@ impl Fleet {
             true => attached + self.aides.load(Ordering::Relaxed),
             false => attached - counts[Attachment::Parked as usize],
         }
-    }
-
-    /// The router has a connection of its own from here on, or has it no more.
-    pub(super) fn aided(&self, connected: bool) {
-        match connected {
-            true => self.aides.fetch_add(1, Ordering::Relaxed),
-            false => self.aides.fetch_sub(1, Ordering::Relaxed),
-        };
-        self.progress.notify_waiters();
     }
 
     /// How many sessions there are.

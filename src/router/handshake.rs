@@ -20,7 +20,7 @@ use super::session::{InDoubt, Session, attach, rest::Rest};
 use super::stream::ClientStream;
 use super::{Cluster, random};
 use crate::engine::{Arrival, DialogueError, Engine, Farewell, Greeting, Refusal};
-use crate::telemetry::RefusalReason;
+use crate::telemetry::{ClusterMetrics, RefusalReason};
 
 /// How long a new client waits for a database that is starting.
 pub(super) const FIRST_BACKEND: Duration = Duration::from_secs(120);
@@ -91,6 +91,14 @@ async fn visit<E: Engine>(visitor: Visitor<E>) {
         }
         Err(turned) => turned,
     };
+    if let Turned::With(why, _) = &turned {
+        porter.out.extend_from_slice(&greeting.farewell(why));
+    }
+    turn_away(porter, &turned, metrics).await;
+}
+
+/// Tells a client why it is not let in, and closes.
+async fn turn_away<E: Engine>(mut porter: Porter<E>, turned: &Turned, metrics: Option<ClusterMetrics>) {
     let reason = match turned {
         Turned::Away(None) => return,
         Turned::Away(Some(Refusal::Authentication)) => {
@@ -102,10 +110,7 @@ async fn visit<E: Engine>(visitor: Visitor<E>) {
         }
         Turned::Away(Some(Refusal::Tls)) => Some(RefusalReason::Tls),
         Turned::Away(Some(Refusal::Malformed | Refusal::Unsupported)) => Some(RefusalReason::Protocol),
-        Turned::With(why, reason) => {
-            porter.out.extend_from_slice(&greeting.farewell(&why));
-            Some(reason)
-        }
+        Turned::With(_, reason) => Some(*reason),
     };
     if let (Some(reason), Some(metrics)) = (reason, metrics) {
         tracing::debug!(reason = reason.as_str(), "refused");

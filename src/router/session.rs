@@ -138,9 +138,11 @@ impl<E: Engine> Session<E> {
         }
         match signal.phase {
             Phase::Shut { forced: true }
-                if !self.doubt.stands_by()
-                    && (!self.rest.is_parked(signal.round) || self.rest.standing().is_some()) =>
+                if !self.rest.is_parked(signal.round)
+                    || (!self.doubt.stands_by() && self.rest.standing().is_some()) =>
             {
+                // What stood by for an earlier hold has to come to rest for this one.
+                self.doubt = InDoubt::No;
                 return self.bring_to_rest(signal).await;
             }
             Phase::Closing if self.tracker.is_quiet() && self.cleared == 0 => {
@@ -169,24 +171,30 @@ impl<E: Engine> Session<E> {
                 Ok(())
             }
             Woken::Relay(Event::Intercept) => self.intercept().await,
-            Woken::Relay(Event::Reported) if self.doubt.stands_by() => {
-                // Answered after all: it comes to rest like any other.
-                self.doubt = InDoubt::No;
-                self.rest.goes_on();
-                Ok(())
-            }
-            Woken::Relay(Event::Reported) if signal.phase != Phase::Open => self.at_rest(signal).await,
-            Woken::Relay(Event::Reported) if self.rest.survey_due() || self.rest.is_overdue() => {
-                self.look_at_itself().await
-            }
-            Woken::Relay(Event::Reported) => {
-                self.rest.drifted();
-                Ok(())
-            }
+            Woken::Relay(Event::Reported) => self.reported(signal).await,
             Woken::Relay(Event::ClientGone | Event::Goodbye) => Err(End::Client),
             Woken::Relay(Event::Violation(text)) => Err(End::Told(Farewell::Violation(text))),
             Woken::Relay(Event::BackendGone | Event::Farewell) => self.backend_lost().await,
         }
+    }
+
+    /// What the pump was to stop for has come.
+    async fn reported(&mut self, signal: &Signal) -> Result<(), End> {
+        if self.doubt.stands_by() {
+            // Answered after all: it comes to rest like any other.
+            self.doubt = InDoubt::No;
+            self.rest.goes_on();
+            self.membership.unpark(signal.round);
+            return Ok(());
+        }
+        if signal.phase != Phase::Open {
+            return self.at_rest(signal).await;
+        }
+        if self.rest.survey_due() || self.rest.is_overdue() {
+            return self.look_at_itself().await;
+        }
+        self.rest.drifted();
+        Ok(())
     }
 
     /// Pumps until something else happens, too.
@@ -232,8 +240,10 @@ impl<E: Engine> Session<E> {
     async fn cancel(&mut self, done: oneshot::Sender<()>) -> Result<(), End> {
         if let (Some(backend), true) = (&self.backend, self.tracker.is_running()) {
             let asked = backend.cancel();
+            let aide = self.membership.aide();
             self.rest.cancelling(tokio::spawn(async move {
-                asked.await;
+                let _heard = asked.await;
+                drop(aide);
                 // The client that asked may have left.
                 let _ = done.send(());
             }));

@@ -20,25 +20,24 @@ use super::report::{ClusterState, ObstacleRow, Outcome, RdsEvent, ScaleReport, S
 use super::scaling_point::{Next, Search, View};
 use crate::compute::{HandOver, Instance, Resources};
 use crate::config::TimeoutAction;
+use crate::router::Obstacle;
 use crate::router::gate::{Hold, LetGo, NotGathered};
 use crate::telemetry::{CapacityOutcome, HoldOutcome};
 
+mod ahead;
+
 /// Dirty data is flushed again if a hold comes later than this.
 const FLUSHED: Duration = Duration::from_secs(5);
-/// How long a flush may take; then the stop takes over what is left.
-const FLUSH: Duration = Duration::from_secs(120);
+/// How long a question to the server itself may take while clients run.
+const ASKED: Duration = Duration::from_secs(2);
 /// How long sessions may take to come to rest when they are forced.
 const FORCE: Duration = Duration::from_secs(10);
-/// How long the server may take to tell its settings, while clients wait.
-const REMEMBER: Duration = Duration::from_secs(5);
 /// How long sessions may take to give their backends up.
 const GONE: Duration = Duration::from_secs(1);
 /// How long sessions whose state others can see may take to be restored before the rest is let go.
 const VISIBLE: Duration = Duration::from_secs(20);
 /// How often sessions are asked to look at themselves while a scaling point is sought.
 const SURVEYED: Duration = Duration::from_secs(1);
-/// What a survey is given before the first hold.
-const SURVEY: Duration = Duration::from_millis(30);
 
 /// A change as it was asked for.
 #[derive(Debug, Clone, Copy)]
@@ -119,6 +118,7 @@ impl Driver {
     /// Writes down how it ended: journal, board, events, metrics.
     fn conclude(&mut self, report: &ScaleReport) {
         self.write_journal(Entry { capacity: self.capacity, change_to: None });
+        self.board.stands(None);
         let (from, to) = (report.from, report.to);
         let reason = RdsEvent::NO_SCALING_POINT.to_owned();
         let (event, outcome) = match report.outcome {
@@ -157,14 +157,16 @@ impl Driver {
         self.fits(&resources)?;
         self.provider.prepare(&resources).await.map_err(|error| error.to_string())?;
         self.write_journal(Entry { capacity: self.capacity, change_to: Some(change.to) });
+        self.board.stands(None);
         let found = self.seek(change, &old, started, obstacles).await;
         times.waited = started.elapsed();
         let (hold, shut, outcome) = match found {
             Found::Point(hold, shut) => (hold, shut, Outcome::Scaled),
             Found::Forced(hold, shut) => (hold, shut, Outcome::Forced),
             Found::Nothing => {
+                *obstacles = self.board.obstacles();
                 self.provider.dismiss();
-                self.maintenance.unflush().await;
+                self.unflush().await;
                 return Ok(Outcome::RolledBack);
             }
             Found::Died => return Err("the database ended before a scaling point was found".to_owned()),
@@ -176,7 +178,7 @@ impl Driver {
             if outcome != Outcome::Forced {
                 drop(hold);
                 self.provider.dismiss();
-                self.maintenance.unflush().await;
+                self.unflush().await;
                 return Err(format!("the server cannot be asked for its settings: {error}"));
             }
             // A server that hangs is among the reasons to force a change.
@@ -193,9 +195,10 @@ impl Driver {
         handed.map(|()| outcome)
     }
 
+    /// Everybody waits for this as for the hold.
     async fn remember(&self) -> Result<(), String> {
-        let remembered = timeout(REMEMBER, self.maintenance.remember()).await;
-        remembered.unwrap_or_else(|_| Err("it does not answer".to_owned()))
+        let remembered = timeout(self.config.stall_budget, self.maintenance.remember()).await;
+        remembered.unwrap_or_else(|_| Err("it does not answer in time".to_owned()))
     }
 
     /// Sessions that the new capacity has no place for would be lost after the point of no return.
@@ -227,7 +230,6 @@ impl Driver {
                 return Found::Died;
             }
             if *self.stopping.borrow() {
-                *obstacles = self.board.obstacles();
                 return Found::Nothing;
             }
             let progress = self.fleet.progress();
@@ -247,19 +249,14 @@ impl Driver {
                     *obstacles = self.board.obstacles();
                 }
                 Next::Wait(pause) => {
-                    if flushed.is_some_and(|at| at.elapsed() > FLUSHED) {
+                    if flushed.take_if(|at| at.elapsed() > FLUSHED).is_some() {
                         // It may be long until the next try.
-                        self.maintenance.unflush().await;
-                        flushed = None;
+                        self.unflush().await;
                     }
                     self.board.enter(ClusterState::Seeking);
                     // Sessions that were asked tell nobody; those that change do.
                     let _changed = timeout(pause, progress).await;
-                    if surveyed.elapsed() > SURVEYED {
-                        surveyed = Instant::now();
-                        self.fleet.survey();
-                        self.server_stands(&mut looked).await;
-                    }
+                    self.look_around(&mut surveyed, &mut looked).await;
                 }
                 Next::TimedOut => {
                     *obstacles = self.board.obstacles();
@@ -269,18 +266,6 @@ impl Driver {
                     };
                 }
             }
-        }
-    }
-
-    /// Leaves as little as can be to be done while clients wait.
-    async fn make_ready(&self, deadline: Instant) {
-        let left = || deadline.saturating_duration_since(Instant::now()).min(FLUSH);
-        let answers = self.flush(left()).await;
-        self.maintenance.study().await;
-        self.survey().await;
-        // What clients have written since is written by the stop while they wait. A server that hangs is not asked twice.
-        if answers {
-            self.flush(left()).await;
         }
     }
 
@@ -300,33 +285,23 @@ impl Driver {
         view
     }
 
+    /// Sessions and server are asked now and then. `surveyed`, `looked`: when they last were.
+    async fn look_around(&self, surveyed: &mut Instant, looked: &mut Option<Instant>) {
+        if surveyed.elapsed() > SURVEYED {
+            *surveyed = Instant::now();
+            self.fleet.survey();
+            self.server_stands(looked).await;
+        }
+    }
+
     /// Whether something of the server itself stands in the way; asked now and then. `looked`: when it last was.
     async fn server_stands(&self, looked: &mut Option<Instant>) -> bool {
         if looked.is_none_or(|at| at.elapsed() > SURVEYED) {
             *looked = Some(Instant::now());
-            let obstacle = self.maintenance.server_obstacle().await;
-            self.board.stands(obstacle);
+            let obstacle = timeout(ASKED, self.maintenance.server_obstacle()).await;
+            self.board.stands(obstacle.unwrap_or(Some(Obstacle::Unknown)));
         }
         self.board.server_obstacle().is_some()
-    }
-
-    async fn survey(&self) {
-        self.fleet.survey();
-        tokio::time::sleep(SURVEY).await;
-    }
-
-    /// Writes dirty data to disk while clients run, so that the stop has little to do. `false`: it was not done.
-    async fn flush(&self, limit: Duration) -> bool {
-        match timeout(limit, self.maintenance.flush()).await {
-            Ok(Ok(())) => return true,
-            Ok(Err(error)) => {
-                tracing::warn!(cluster = self.board.name, error, "cannot flush before the hand-over");
-            }
-            Err(_) => {
-                tracing::warn!(cluster = self.board.name, "flushing takes long; the stop will take over");
-            }
-        }
-        false
     }
 
     async fn try_hold(&self) -> Option<Found> {
@@ -371,9 +346,16 @@ impl Driver {
                 Ok(())
             }
             Ok((HandOver::Kept(instance, error), _)) => {
-                self.recall_settings(&instance).await;
+                // The old server itself, if it was never stopped, still has what it was told.
+                let untouched = instance.pid == old.pid;
+                if !untouched {
+                    self.recall_settings(&instance).await;
+                }
                 let_go.resume(socket(&instance), VISIBLE).await;
                 self.serve_from(instance);
+                if untouched {
+                    self.unflush().await;
+                }
                 Err(error.to_string())
             }
             Err(error) => {

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
 
 use super::board::Board;
 use super::change::{Change, socket};
@@ -30,6 +31,8 @@ use crate::router::fleet::Fleet;
 const RETRY: Duration = Duration::from_secs(2);
 /// How long sessions whose state others can see may take to be restored after a crash.
 const VISIBLE: Duration = Duration::from_secs(20);
+/// How long a new server may take to be made what the last one had been told to be; everybody waits for that.
+const RECALL: Duration = Duration::from_secs(5);
 /// How often the shutdown looks whether the last session has ended.
 const LOOK: Duration = Duration::from_millis(100);
 /// How long a stop may take after the sessions have ended.
@@ -201,7 +204,8 @@ impl Driver {
 
     /// Makes a server that nobody has used yet what the last one had been told to be.
     pub(super) async fn recall_settings(&self, instance: &Instance) {
-        if let Err(error) = self.maintenance.recall(&instance.socket).await {
+        let recalled = timeout(RECALL, self.maintenance.recall(&instance.socket)).await;
+        if let Err(error) = recalled.unwrap_or_else(|_| Err("it does not answer in time".to_owned())) {
             tracing::warn!(cluster = self.board.name, error, "settings of the server cannot be carried over");
         }
     }

@@ -70,6 +70,8 @@ impl Live {
         let data = folder.path().join("data");
         let installer = programs("SCALEPOINT_MARIADB_CLIENT_BIN").join("mariadb-install-db");
         run(Command::new(installer)
+            // A server that starts clears other servers' temporary tables out of a folder that they share.
+            .env("TMPDIR", folder.path())
             .args([
                 "--no-defaults",
                 "--user=mysql",
@@ -139,6 +141,7 @@ impl Live {
         let child = server
             .arg(format!("--datadir={}", data.display()))
             .arg(format!("--socket={}", socket.display()))
+            .env("TMPDIR", folder.path())
             .arg(format!("--pid-file={}", folder.path().join("pid").display()))
             .args(["--skip-networking", "--innodb-buffer-pool-size=64M"])
             .stdin(Stdio::null())

@@ -69,10 +69,18 @@ pub(super) struct Cgroup {
     seats: Vec<Seat>,
     limitations: Vec<String>,
     wanted: Mutex<Limits>,
-    /// Memory of a server that is gone counts until it is freed.
-    freeing: Mutex<Option<JoinHandle<()>>>,
-    /// Limits that are about to be set.
-    enforcing: Mutex<Option<JoinHandle<()>>>,
+    pending: Mutex<Pending>,
+}
+
+/// What is under way in the background.
+#[derive(Debug, Default)]
+struct Pending {
+    /// Counts what was wanted: limits of an earlier generation are not set any more.
+    generation: u64,
+    /// Memory of servers that are gone counts until it is freed.
+    freeing: Vec<JoinHandle<()>>,
+    /// The latest limits that are about to be set; waits for those before it.
+    enforcing: Option<JoinHandle<()>>,
 }
 
 impl Cgroup {
@@ -91,13 +99,7 @@ impl Cgroup {
                 )),
             }
         }
-        Self {
-            seats,
-            limitations,
-            wanted: Mutex::default(),
-            freeing: Mutex::default(),
-            enforcing: Mutex::default(),
-        }
+        Self { seats, limitations, wanted: Mutex::default(), pending: Mutex::default() }
     }
 
     /// What cannot be enforced on this machine.
@@ -120,36 +122,40 @@ impl Cgroup {
         folders.iter().filter_map(open).collect()
     }
 
-    /// Lifts all limits, also those that are still to be set.
+    /// Lifts all limits, also those that are still to be set. What those wait for is waited for by the next.
     pub(super) fn lift(&self) {
-        if let Some(enforcing) = hold(&self.enforcing).take() {
-            enforcing.abort();
-        }
-        self.set(Limits::default());
+        hold(&self.pending).generation += 1;
+        self.set(Limits::default(), None);
     }
 
     /// The next limits come after this: memory that is being freed could exceed them, and an exhausted limit kills.
     pub(super) fn wait_for(&self, freeing: JoinHandle<()>) {
-        *hold(&self.freeing) = Some(freeing);
+        hold(&self.pending).freeing.push(freeing);
     }
 
     /// Sets limits, in the background.
     pub(super) fn enforce(self: &Arc<Self>, limits: Limits) {
-        let freeing = hold(&self.freeing).take();
         let cgroup = Arc::clone(self);
-        let enforcing = tokio::spawn(async move {
-            if let Some(freeing) = freeing {
-                let _freed = freeing.await;
+        let mut pending = hold(&self.pending);
+        pending.generation += 1;
+        let generation = pending.generation;
+        let before = pending.enforcing.take().into_iter().chain(std::mem::take(&mut pending.freeing));
+        let before: Vec<JoinHandle<()>> = before.collect();
+        pending.enforcing = Some(tokio::spawn(async move {
+            for earlier in before {
+                let _done = earlier.await;
             }
-            let _set = tokio::task::spawn_blocking(move || cgroup.set(limits)).await;
-        });
-        *hold(&self.enforcing) = Some(enforcing);
+            let _set = tokio::task::spawn_blocking(move || cgroup.set(limits, Some(generation))).await;
+        }));
     }
 
-    /// Sets limits, now. May take a while (page cache is reclaimed): not for a thread of the runtime.
-    fn set(&self, limits: Limits) {
+    /// Sets limits, now, unless others than those of this generation are wanted. May take a while (page cache is
+    /// reclaimed): not for a thread of the runtime.
+    fn set(&self, limits: Limits, generation: Option<u64>) {
         let mut wanted = hold(&self.wanted);
-        if *wanted == limits {
+        // Looked at under the lock: whoever wants others from here on sets them after these.
+        let outdated = generation.is_some_and(|generation| generation != hold(&self.pending).generation);
+        if outdated || *wanted == limits {
             return;
         }
         *wanted = limits;
@@ -315,30 +321,42 @@ mod tests {
             seats: Vec::new(),
             limitations: Vec::new(),
             wanted: Mutex::default(),
-            freeing: Mutex::default(),
-            enforcing: Mutex::default(),
+            pending: Mutex::default(),
         });
         let wanted = |cgroup: &Cgroup| *hold(&cgroup.wanted);
         let limits = Limits { cpu_cores: Some(1.0), memory_bytes: None };
-        // Replaced before it was freed: its limits never come.
-        let (free, freed) = tokio::sync::oneshot::channel::<()>();
-        cgroup.wait_for(tokio::spawn(async { drop(freed.await) }));
+        let others = Limits { cpu_cores: Some(2.0), memory_bytes: None };
+        let freeing = || {
+            let (free, freed) = tokio::sync::oneshot::channel::<()>();
+            cgroup.wait_for(tokio::spawn(async { drop(freed.await) }));
+            free
+        };
+        let settle = async || {
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+        };
+        // Two servers are gone, and the first one's limits were replaced before either was freed.
+        let (first, second) = (freeing(), freeing());
+        cgroup.enforce(others);
+        cgroup.lift();
         cgroup.enforce(limits);
-        let first = hold(&cgroup.enforcing).take().unwrap();
-        assert!(!first.is_finished());
-        *hold(&cgroup.enforcing) = Some(first);
+        drop(second);
+        settle().await;
+        assert!(!hold(&cgroup.pending).enforcing.as_ref().unwrap().is_finished());
+        assert_eq!(wanted(&cgroup), Limits::default());
+        drop(first);
+        let enforcing = hold(&cgroup.pending).enforcing.take().unwrap();
+        enforcing.await.unwrap();
+        assert_eq!(wanted(&cgroup), limits);
+        // Lifted before they came: they never do.
+        let free = freeing();
+        cgroup.enforce(others);
         cgroup.lift();
         drop(free);
-        // Freed: they come.
-        let (free, freed) = tokio::sync::oneshot::channel::<()>();
-        cgroup.wait_for(tokio::spawn(async { drop(freed.await) }));
-        cgroup.enforce(limits);
-        let second = hold(&cgroup.enforcing).take().unwrap();
-        tokio::task::yield_now().await;
+        let enforcing = hold(&cgroup.pending).enforcing.take().unwrap();
+        enforcing.await.unwrap();
         assert_eq!(wanted(&cgroup), Limits::default());
-        drop(free);
-        second.await.unwrap();
-        assert_eq!(wanted(&cgroup), limits);
     }
 
     #[test]

@@ -286,9 +286,10 @@ impl ComputeProvider for ProcessProvider {
             }
         };
         let stopping = Instant::now();
-        let memory = SharedMemory::of(old.pid);
-        self.halt(self.stop_deadline).await?;
+        let memory = SharedMemory::of(old.pid, || old.exited.borrow().is_none());
+        let halted = self.halt(self.stop_deadline).await;
         self.cgroup.wait_for(memory.free());
+        halted?;
         let starting = Instant::now();
         let outcome = match self.start(staged, to).await {
             Ok(instance) => HandOver::Moved(instance),

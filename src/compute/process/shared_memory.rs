@@ -24,15 +24,15 @@ pub(super) struct SharedMemory {
 }
 
 impl SharedMemory {
-    /// Keeps that of a running process.
-    pub(super) fn of(pid: u32) -> Self {
+    /// Keeps that of a running process. `runs`: it has not been reaped yet, so that the number is still its own.
+    pub(super) fn of(pid: u32, runs: impl FnOnce() -> bool) -> Self {
         let overcommit = fs::read_to_string("/proc/sys/vm/overcommit_memory").unwrap_or_default();
         if overcommit.trim() == STRICT {
             return Self { _mapping: None };
         }
         let mappings = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
         let file = largest(&mappings).map(|range| format!("/proc/{pid}/map_files/{range}"));
-        Self { _mapping: file.and_then(|file| File::open(file).ok()) }
+        Self { _mapping: file.and_then(|file| File::open(file).ok()).filter(|_| runs()) }
     }
 
     /// Frees it if nobody else has it any more, on a thread that may take its time.

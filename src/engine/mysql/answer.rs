@@ -10,7 +10,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::capability::bit;
 use super::packet::{self, HEADER, SPLIT, take_lenenc, take_string};
-use crate::engine::{Cause, DialogueError};
+use crate::engine::DialogueError;
 
 mod read;
 
@@ -168,20 +168,5 @@ fn is_progress(body: &[u8], capabilities: u64) -> bool {
     capabilities & bit::MARIADB_PROGRESS != 0 && body.starts_with(&[0xff, 0xff, 0xff])
 }
 
-/// An error as the dialogues have it.
-pub fn refused(body: &Bytes) -> DialogueError {
-    let code = body.get(1..3).map_or(0, |mut code| code.get_u16_le());
-    let text = body.get(3..).unwrap_or_default();
-    let text = if text.first() == Some(&b'#') { text.get(6..).unwrap_or_default() } else { text };
-    let mut message = BytesMut::new();
-    packet::put(&mut message, 1, |out| out.extend_from_slice(body));
-    DialogueError::Refused {
-        cause: match code {
-            1053 => Cause::Stopping,
-            _ => Cause::Final,
-        },
-        code: code.to_string(),
-        text: String::from_utf8_lossy(text).into_owned(),
-        message: message.to_vec(),
-    }
-}
+#[cfg(test)]
+mod tests;

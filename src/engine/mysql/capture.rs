@@ -20,13 +20,14 @@
 use bytes::{Bytes, BytesMut};
 
 use super::Mysql;
-use super::answer::{Answer, IN_TRANSACTION, Script, ascii, refused};
+use super::answer::{Answer, IN_TRANSACTION, Script, ascii};
 use super::capability::{Product, bit};
-use super::log_in::LoggedIn;
+use super::log_in::{LoggedIn, refused};
 use super::save::{self, Saved};
 use super::state::{State, Wire};
 use crate::engine::{Captured, Dialogue, DialogueError, Drift, Inquiry, Obstacle, Tracker as _};
 
+mod ask;
 mod evidence;
 mod finish;
 mod user_variables;
@@ -95,7 +96,8 @@ pub struct Capture {
     unlimited: bool,
     by: By,
     saved: Option<Saved>,
-    ticks: bool,
+    /// The time a moment later.
+    clock: Bytes,
     counters: Option<Counters>,
     /// Variables that differ and whose values are not known yet.
     differing: Vec<&'static str>,
@@ -138,7 +140,7 @@ impl Capture {
             unlimited: false,
             by: By::Bits,
             saved: None,
-            ticks: true,
+            clock: Bytes::new(),
             counters: None,
             differing: Vec::new(),
             settings: Vec::new(),
@@ -164,60 +166,11 @@ impl Capture {
         self.logged_in.product()
     }
 
-    fn ask(&mut self, out: &mut BytesMut, sql: &str, step: Step) {
-        self.script.query(out, sql.as_bytes(), step);
-    }
-
-    fn ask_all(&mut self, out: &mut BytesMut) {
-        self.stage = Stage::Asking;
-        if self.wire.failed || self.wire.warnings > 0 {
-            self.ask(out, "SHOW WARNINGS", Step::Warnings);
-        }
-        self.ask(out, &save::query(self.product()), Step::Save);
-        self.ask(out, "SELECT @@timestamp", Step::Clock);
-        self.ask_tables(out);
-    }
-
-    fn knows_variables(&self) -> bool {
-        self.brief || self.last.captured && self.wire.variables_known
-    }
-
-    fn knows_user_variables(&self) -> bool {
-        self.brief || self.last.captured && self.wire.user_variables_known
-    }
-
-    /// The questions that the client's own limits may cut short.
-    fn ask_tables(&mut self, out: &mut BytesMut) {
-        if self.brief {
-            return;
-        }
-        let product = self.product();
-        self.ask(out, &Counters::query(product), Step::Counters);
-        if !self.knows_variables() {
-            match variables::differing(product, &self.logged_in.server.version)
-                .filter(|_| self.by == By::Bits)
-            {
-                Some(sql) => self.ask(out, &sql, Step::Differing),
-                None => self.ask(out, variables::listed(product), Step::Listed),
-            }
-        }
-        if product == Product::MariaDb {
-            if !self.knows_user_variables() {
-                self.ask(
-                    out,
-                    "SELECT HEX(VARIABLE_NAME) FROM information_schema.USER_VARIABLES",
-                    Step::UserNames,
-                );
-            }
-            self.ask(out, &evidence::locks(self.logged_in.connection_id), Step::Locks);
-        }
-    }
-
     /// All is answered that was asked: what comes next. `true`: nothing.
     fn next(&mut self, out: &mut BytesMut) -> bool {
         let mended = self.stage == Stage::Asking && self.mend(out);
         match self.stage {
-            Stage::Probing if self.status_has(IN_TRANSACTION) => {
+            Stage::Probing if self.status_has(IN_TRANSACTION) && !self.wire.begun => {
                 self.give_up();
                 return true;
             }
@@ -233,11 +186,6 @@ impl Capture {
         false
     }
 
-    /// Names that can be written in UTF-8 only.
-    fn has_foreign_names(&self) -> bool {
-        !self.names.iter().all(|name| name.is_ascii())
-    }
-
     fn status_has(&self, bits: u16) -> bool {
         self.state.status.is_some_and(|status| status & bits != 0)
     }
@@ -247,74 +195,6 @@ impl Capture {
         let status = self.state.status;
         let obstacle = self.last.obstacle.or(Some(Obstacle::OpenTransaction));
         self.state = State { status, obstacle, ..self.last.clone() };
-    }
-
-    /// Asks again without the client's limits, or without the list of variables, if these were in the way.
-    fn mend(&mut self, out: &mut BytesMut) -> bool {
-        let Some(saved) = &self.saved else { return false };
-        let unlimit = saved.unlimit().filter(|_| !self.unlimited && !self.brief);
-        if unlimit.is_none() && self.by != By::Unfit {
-            return false;
-        }
-        if self.by == By::Unfit && unlimit.is_none() {
-            self.by = By::Rows;
-        }
-        if let Some(sql) = unlimit {
-            self.by = By::Bits;
-            self.unlimited = true;
-            self.ask(out, &sql, Step::PutBack);
-        }
-        (self.error, self.counters) = (None, None);
-        (self.differing, self.settings, self.names) = (Vec::new(), Vec::new(), Vec::new());
-        self.observed.forget_locks(self.product());
-        self.ask_tables(out);
-        true
-    }
-
-    /// What the answers have named is asked for its value.
-    fn read_values(&mut self, out: &mut BytesMut) {
-        if !self.differing.is_empty() {
-            let sql = variables::values(&self.differing);
-            self.ask(out, &sql, Step::Values);
-        }
-        if self.knows_user_variables() {
-            return;
-        }
-        match self.product() {
-            Product::MariaDb => {}
-            Product::MySql if self.observed.is_complete() => self.names.clone_from(&self.observed.names),
-            Product::MySql | Product::MySql56 => self.names.clone_from(&self.wire.user_variables),
-        }
-        self.names.sort_unstable();
-        self.names.dedup();
-        if self.has_foreign_names() {
-            self.ask(out, "SET character_set_client=utf8mb4", Step::PutBack);
-        }
-        for names in self.names.clone().chunks(user_variables::AT_ONCE) {
-            self.script.query(out, &user_variables::kinds(names), Step::UserKinds);
-            self.script.query(out, &user_variables::values(names), Step::UserValues);
-        }
-    }
-
-    /// Leaves the backend as it was found, as far as that can be done.
-    fn put_back(&mut self, out: &mut BytesMut) {
-        let Some(saved) = self.saved.clone() else {
-            return self.script.set_option(out, self.multi_statements, Step::Last);
-        };
-        if let Some(sql) = saved.unlimit().filter(|_| !self.unlimited) {
-            self.unlimited = true;
-            self.ask(out, &sql, Step::PutBack);
-        }
-        self.ask(out, &save::found_rows(saved.found_rows), Step::Last);
-        let charset = self.has_foreign_names().then_some("character_set_client");
-        let value = |name: &str| saved.variable(name);
-        if let Some(sql) = save::put_back(self.product(), value, self.unlimited, charset) {
-            self.script.query(out, &sql, Step::PutBack);
-        }
-        match self.wire.row_count {
-            0 => self.script.ping(out, Step::Last),
-            _ => self.script.set_option(out, self.multi_statements, Step::Last),
-        }
     }
 
     fn answered(&mut self, step: Step, answer: Answer) -> Result<(), DialogueError> {
@@ -346,7 +226,7 @@ impl Capture {
             Step::Differing if self.by == By::Bits => self.by = By::Unfit,
             // The plugin is not there.
             Step::Locks => {}
-            _ => self.error = self.error.take().or_else(|| Some(refused(body))),
+            _ => self.error = self.error.take().or_else(|| Some(refused(body, 0))),
         }
         Ok(())
     }
@@ -359,10 +239,7 @@ impl Capture {
                 let errors = self.state.warnings.iter().filter(|row| ascii(&row[0]).as_ref() == b"Error");
                 self.state.errors = u16::try_from(errors.count()).unwrap_or(u16::MAX);
             }
-            Step::Clock => {
-                let now = rows.first()?.first()?.as_deref().map(ascii)?;
-                self.ticks = self.saved.as_ref().is_none_or(|saved| saved.timestamp != now);
-            }
+            Step::Clock => self.clock = ascii(rows.first()?.first()?.as_deref()?),
             Step::Counters => self.counters = Counters::read(&rows),
             Step::Differing => {
                 let bits = ascii(rows.first()?.first()?.as_deref()?);

@@ -22,8 +22,11 @@ mod tests;
 const HEADER: usize = 7;
 /// Less is not worth it; both products' servers and clients draw the line here.
 const MIN_COMPRESSED: usize = 50;
-/// So much goes into a frame at most: compressing it must not take long, because other sessions share the thread.
+/// Whole packets go into a frame up to this length: compressing it must not take long, because other sessions share the
+/// thread.
 const MAX_FRAME: usize = 32 * 1024;
+/// A packet up to this length is not cut: servers cut each once at most, and some clients (Connector/Python) rely on it.
+const MAX_WHOLE: usize = 1024 * 1024;
 
 /// See the module.
 pub struct Compressed {
@@ -80,8 +83,9 @@ struct Incoming {
 /// The packets in what the client is sent.
 #[derive(Default)]
 struct Outgoing {
-    /// The front of a header whose number is not known yet.
-    stash: Vec<u8>,
+    /// The front of a packet whose rest has not come.
+    stash: BytesMut,
+    /// So much of a packet that is cut is still to come.
     left: usize,
     /// The number of the packet that began last.
     number: Option<u8>,
@@ -154,18 +158,11 @@ impl Framing for Compressed {
     }
 
     fn wrap(&mut self, bytes: &[u8], out: &mut BytesMut) -> usize {
-        let mut gathered = std::mem::take(&mut self.outgoing.stash);
-        let earlier = gathered.len();
-        gathered.extend_from_slice(&bytes[..bytes.len().min(MAX_FRAME)]);
-        let end = self.outgoing.extent(&gathered, &mut self.numbers);
-        let mut taken = end - earlier.min(end);
-        if gathered.len() - end < PACKET_HEADER {
-            // The front of a header.
-            self.outgoing.stash = gathered[end..].to_vec();
-            taken = gathered.len() - earlier;
-        }
-        if end > 0 {
-            put_frame(out, self.algorithm, self.numbers.sent(), &gathered[..end]);
+        let taken = bytes.len().min(MAX_FRAME);
+        self.outgoing.stash.extend_from_slice(&bytes[..taken]);
+        while let length @ 1.. = self.outgoing.frame(&mut self.numbers) {
+            let number = self.numbers.sent();
+            put_frame(out, self.algorithm, number, &self.outgoing.stash.split_to(length));
         }
         taken
     }
@@ -298,24 +295,31 @@ impl Incoming {
 }
 
 impl Outgoing {
-    /// How much of `bytes` goes into one frame: up to where another answer begins, or a header is cut.
-    fn extent(&mut self, bytes: &[u8], numbers: &mut Numbers) -> usize {
-        let mut at = 0;
-        loop {
-            let body = self.left.min(bytes.len() - at);
-            at += body;
-            self.left -= body;
-            let Some(length) = packet_length(&bytes[at..]) else { return at };
-            let number = bytes[at + 3];
-            if numbers.begins(number, self.number) {
-                if at > 0 {
-                    return at;
-                }
+    /// How much of what is there goes into the next frame: whole packets of one answer; 0: nothing yet.
+    fn frame(&mut self, numbers: &mut Numbers) -> usize {
+        if self.left > 0 {
+            let part = self.left.min(self.stash.len());
+            self.left -= part;
+            return part;
+        }
+        let mut end = 0;
+        while let Some(length) = packet_length(&self.stash[end..]) {
+            let number = self.stash[end + 3];
+            let whole = end + length <= self.stash.len();
+            let begins = numbers.begins(number, self.number);
+            if end > 0 && (!whole || begins || end + length > MAX_FRAME) || !whole && length <= MAX_WHOLE {
+                break;
+            }
+            if begins {
                 numbers.begin(number);
             }
             self.number = Some(number);
-            self.left = length - PACKET_HEADER;
-            at += PACKET_HEADER;
+            if !whole {
+                self.left = length - self.stash.len();
+                return self.stash.len();
+            }
+            end += length;
         }
+        end
     }
 }

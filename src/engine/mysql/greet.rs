@@ -7,7 +7,7 @@
 //!                    whatever is wrong ──► Refused (an ERR packet, then close)
 //! ```
 
-use std::net::IpAddr;
+use core::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};

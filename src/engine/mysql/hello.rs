@@ -200,7 +200,7 @@ impl Response {
         let answer = body.slice_ref(answer);
         // Drivers leave the last zero away.
         let database = has(bit::CONNECT_WITH_DB).then(|| text(take_last_text(&mut rest)));
-        let plugin = has(bit::PLUGIN_AUTH).then(|| text(take_last_text(&mut rest))).unwrap_or_default();
+        let plugin = if has(bit::PLUGIN_AUTH) { text(take_last_text(&mut rest)) } else { String::new() };
         let attributes =
             if has(bit::CONNECT_ATTRS) { take_attributes(body, &mut rest)? } else { Bytes::new() };
         let compression = if has(bit::COMPRESS) {

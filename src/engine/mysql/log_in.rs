@@ -8,7 +8,7 @@
 //! be configured to believe connections from its own machine (`proxy-protocol-networks=localhost`). A MySQL sees
 //! `localhost`; that it will choose the account that the client proved is checked when the client is let in.
 
-use std::net::IpAddr;
+use core::net::IpAddr;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use zeroize::Zeroizing;

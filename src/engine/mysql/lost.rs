@@ -45,14 +45,16 @@ impl LostTransaction {
     pub fn new(tracker: &Tracker) -> LostTransaction {
         let owed: Vec<u8> = tracker.owed().collect();
         let told = tracker.is_told();
+        let file = tracker.awaits_file();
+        let (to_drop, more) = if file { tracker.rest_of_packet() } else { (0, false) };
         LostTransaction {
             product: tracker.product(),
             status: tracker.free_status(),
             due: !told && owed.is_empty(),
-            file: tracker.awaits_file(),
+            file,
             owed,
-            to_drop: 0,
-            more: false,
+            to_drop,
+            more,
             answer: None,
             outlasting: BytesMut::new(),
         }

@@ -135,7 +135,9 @@ impl Engine for Mysql {
         state: &state::State,
         _nonce: u64,
     ) -> restore::Restore {
-        restore::Restore::new(tracker.wire(), logged_in, state)
+        // The wire knows of those, too, that were prepared since.
+        let statements = tracker.wire().statements.clone();
+        restore::Restore::new(tracker.wire(), logged_in, &state::State { statements, ..state.clone() })
     }
 
     fn reattach(

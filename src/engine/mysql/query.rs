@@ -266,8 +266,10 @@ impl Dialogue for Cancel {
             // The server reads on when it has asked; so its log is not told of a lost connection.
             packet::put(out, 0, |out| out.put_u8(COM_QUIT));
         }
-        // OK, or an error: the connection is gone, and so is what ran on it.
-        Ok(packet::take(input, MAX_ROW).map_err(unexpected)?.map(|_| ()))
+        match packet::take(input, MAX_ROW).map_err(unexpected)? {
+            Some(answer) if answer.body.first() == Some(&0xff) => Err(refused(&answer.body, 0)),
+            answer => Ok(answer.map(|_| ())),
+        }
     }
 }
 

@@ -15,9 +15,9 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::answer::{Answer, Prepared, Script, refused};
+use super::answer::{Answer, Prepared, Script};
 use super::capability::{Product, bit};
-use super::log_in::LoggedIn;
+use super::log_in::{LoggedIn, refused};
 use super::save::{self, Saved};
 use super::state::{State, Wire};
 use crate::engine::{Dialogue, DialogueError};
@@ -57,6 +57,17 @@ enum Step {
     Save,
 }
 
+/// How the variables are set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Settings {
+    /// In one statement.
+    Together,
+    /// That was refused.
+    Refused,
+    /// Each in a statement of its own.
+    OneByOne,
+}
+
 /// See the module.
 pub struct Restore {
     state: State,
@@ -66,9 +77,7 @@ pub struct Restore {
     script: Script<Step>,
     restored: Restored,
     saved: Option<Saved>,
-    /// Set one by one.
-    one_by_one: bool,
-    refused: bool,
+    settings: Settings,
     /// The roles have been seen to twice.
     without_role: bool,
     /// Variables that stay as the log in has them.
@@ -96,8 +105,7 @@ impl Restore {
             script: Script::new(logged_in.capabilities),
             restored: Restored { warnings: state.warnings.clone(), ..Restored::default() },
             saved: None,
-            one_by_one: false,
-            refused: false,
+            settings: Settings::Together,
             without_role: false,
             inherited: Vec::new(),
         }
@@ -124,11 +132,11 @@ impl Restore {
     }
 
     fn failed(&mut self, step: Step, body: &Bytes) -> Result<(), DialogueError> {
-        let error = refused(body);
+        let error = refused(body, 0);
         let DialogueError::Refused { code, text, .. } = &error else { return Err(error) };
         let number = code.parse().unwrap_or(0);
         // The server stops, or has ended the session: another try may succeed.
-        if matches!(number, 1053 | 1317 | 1077 | 1079 | 1927 | 3169) {
+        if matches!(number, 1053 | 1077 | 1079 | 1317 | 1927) {
             return Err(error);
         }
         let unfaithful = |what: &str| Err(DialogueError::Unfaithful(format!("{what}: {text}")));
@@ -142,7 +150,7 @@ impl Restore {
             }
             Step::Statement(_) | Step::Named(_) => unfaithful("prepared statement"),
             Step::Settings => {
-                self.refused = true;
+                self.settings = Settings::Refused;
                 Ok(())
             }
             Step::Setting(at) => match self.state.variables.get(at) {
@@ -163,7 +171,7 @@ impl Restore {
             return Err(DialogueError::Protocol("malformed save row".into()));
         };
         let role = self.state.role.is_none() && saved.role.is_some() && !self.without_role;
-        let settings = self.refused && !self.one_by_one;
+        let settings = self.settings == Settings::Refused;
         if !role && !settings {
             return self.compare(&saved).map(|()| true);
         }
@@ -172,7 +180,7 @@ impl Restore {
             self.script.query(out, b"SET ROLE NONE", Step::Must("roles"));
         }
         if settings {
-            self.one_by_one = true;
+            self.settings = Settings::OneByOne;
             self.put_settings_one_by_one(out);
         }
         self.put_rest(out);

@@ -172,3 +172,62 @@ pub fn found_rows(rows: u64) -> String {
     let sum: Vec<String> = (0..digits).map(|place| format!("t{place}.d*1{}", "0".repeat(place))).collect();
     format!("SELECT SQL_CALC_FOUND_ROWS 1 FROM {} WHERE {}<{rows} LIMIT 0", tables.join(","), sum.join("+"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(product: Product) -> Vec<Option<Bytes>> {
+        let fixed = ["7", "3", "6170", "4E4F4E45", "0", "1.5", "4", "5"];
+        let fixed = fixed.into_iter().map(|text| Some(Bytes::from_static(text.as_bytes())));
+        fixed.chain(variables(product).map(|_| Some(Bytes::from_static(b"1")))).collect()
+    }
+
+    #[test]
+    fn a_row_is_read_whole_or_not_at_all() {
+        for product in [Product::MariaDb, Product::MySql, Product::MySql56] {
+            let saved = read(product, &row(product), IN_TRANSACTION).unwrap();
+            assert_eq!((saved.last_insert_id, saved.found_rows, saved.rand_seeds), (7, 3, (4, 5)));
+            assert_eq!((saved.database.as_deref(), saved.role), (Some(&b"ap"[..]), None));
+            assert!(saved.in_transaction);
+            assert_eq!(read(product, &row(product)[1..], 0), None);
+        }
+    }
+
+    #[test]
+    fn limits_are_lifted_and_put_back() {
+        let with = |name: &'static str, value: &'static str| {
+            let mut saved = read(Product::MySql, &row(Product::MySql), 0).unwrap();
+            for (known, old) in &mut saved.variables {
+                let value = match &known[..] {
+                    known if known == name.as_bytes() => value,
+                    b"sql_select_limit" => "18446744073709551615",
+                    b"sql_big_selects" => "1",
+                    _ => "0",
+                };
+                *old = Some(value.into());
+            }
+            saved
+        };
+        assert_eq!(with("sql_notes", "1").unlimit(), None);
+        assert_eq!(with("max_execution_time", "60000").unlimit(), None);
+        for (name, value) in
+            [("sql_select_limit", "1"), ("sql_big_selects", "0"), ("max_execution_time", "10")]
+        {
+            let saved = with(name, value);
+            assert!(saved.unlimit().is_some_and(|sql| sql.ends_with(",max_execution_time=0")));
+            let back = put_back(Product::MySql, |name| saved.variable(name), true, None).unwrap();
+            assert!(String::from_utf8(back).unwrap().contains(&format!("{name}={value}")));
+        }
+        let saved = with("sql_notes", "1");
+        assert_eq!(put_back(Product::MariaDb, |name| saved.variable(name), false, None), None);
+    }
+
+    #[test]
+    fn rows_are_found_without_a_table() {
+        assert_eq!(found_rows(0), "SELECT 1 LIMIT 0");
+        assert_eq!(found_rows(1), "SELECT 1");
+        assert!(found_rows(25).ends_with("WHERE t0.d*1+t1.d*10<25 LIMIT 0"));
+        assert!(found_rows(u64::MAX).ends_with("<20000 LIMIT 0"));
+    }
+}

@@ -123,6 +123,10 @@ pub enum Effect {
     Characteristic(Bytes),
     /// `BEGIN`
     Begin(Bytes),
+    /// `XA START` of this name, as written.
+    BeginXa(Bytes),
+    /// The server may know an `XA` transaction no longer, or from now on whoever comes.
+    EndXa,
     /// Something is held from now on.
     Hold(Hold),
     /// It is given up.

@@ -1,6 +1,6 @@
 //! What a client asked for when it connected.
 
-use std::net::IpAddr;
+use core::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};

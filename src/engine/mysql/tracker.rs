@@ -32,6 +32,8 @@ mod changed;
 mod client;
 mod commands;
 mod context;
+mod effects;
+mod fate;
 mod intercept;
 mod server;
 mod statements;
@@ -39,7 +41,7 @@ mod virtually;
 
 pub(crate) use client::command;
 
-use answer::{AUTOCOMMIT, Answer, Form, IN_TRANSACTION, Shape};
+use answer::{AUTOCOMMIT, Answer, Form, Shape};
 use context::Known;
 use statements::{Preparing, Statements};
 
@@ -47,6 +49,8 @@ use statements::{Preparing, Statements};
 pub const INSPECTED: usize = 64 * 1024;
 /// How many commands may be under way before the client must read answers.
 const MAX_PENDING: usize = 4096;
+/// How many names of a kind one session may contribute.
+const MAX_NAMES: usize = 1024;
 /// How much of a statement operators are shown.
 const SHOWN: usize = 160;
 
@@ -124,6 +128,8 @@ pub struct Tracker {
     /// The command at the front was looked at and may pass; a number in it is to be this one.
     passing: Option<Option<u32>>,
     forced: bool,
+    /// The name of the `XA` transaction that is open.
+    xa: Option<Bytes>,
     /// The last thing that the client was told is that its transaction was aborted.
     told: bool,
     draws_sequence: bool,
@@ -175,6 +181,7 @@ impl Tracker {
             echo: None,
             passing: None,
             forced: false,
+            xa: None,
             told: false,
             draws_sequence: false,
             asks_sequence: false,
@@ -244,37 +251,6 @@ impl Tracker {
         self.standing != Standing::Free || self.is_holding()
     }
 
-    /// The commands whose answers are owed, by the sequence number of the packet that is.
-    pub(crate) fn owed(&self) -> impl Iterator<Item = u8> {
-        self.pending.iter().map(|pending| pending.sequence)
-    }
-
-    /// The transaction is gone, and the client was told so by the last answer.
-    pub(crate) fn is_told(&self) -> bool {
-        self.told
-    }
-
-    /// The server waits for the client's file.
-    pub(crate) fn awaits_file(&self) -> bool {
-        self.answer.phase == answer::Phase::File
-    }
-
-    /// The status flags as they are without a transaction.
-    pub(crate) fn free_status(&self) -> u16 {
-        self.status & !IN_TRANSACTION & (AUTOCOMMIT | answer::NO_BACKSLASH | answer::ANSI_QUOTES)
-    }
-
-    pub(crate) fn product(&self) -> Product {
-        self.product
-    }
-
-    /// A statement of the client's that it closes while its transaction is lost.
-    pub(crate) fn closed_meanwhile(&mut self, id: u32) -> Option<u32> {
-        let backend = self.statements.get(&self.wire, id).map(|live| live.backend);
-        self.statements.close(&mut self.wire, id);
-        backend
-    }
-
     fn show(&mut self, text: &[u8]) {
         self.shown.clear();
         self.shown.extend_from_slice(&text[..text.len().min(SHOWN)]);
@@ -291,9 +267,8 @@ impl Tracker {
             return;
         }
         self.learn(state);
-        state.statements.clone_from(&self.wire.statements);
-        state.named_statements.clone_from(&self.wire.named_statements);
-        state.obstacle = state.obstacle.or_else(|| self.wire_obstacle());
+        state.obstacle = state.obstacle.or_else(|| self.wire_obstacle(state));
+        (self.wire.variables_known, self.wire.user_variables_known) = (true, true);
         self.drift = Drift::None;
     }
 
@@ -302,6 +277,7 @@ impl Tracker {
         self.product = logged_in.product();
         self.statements.renumber(&mut self.wire, &restored.statements);
         (self.wire.creates, self.wire.prepares) = (restored.creates, restored.prepares);
+        (self.wire.temporary_creates, self.wire.deallocations) = (0, 0);
         self.wire.called = false;
         self.wire.suspicion = None;
         self.wire.temporary_tables.clear();
@@ -372,19 +348,19 @@ impl crate::engine::Tracker for Tracker {
     }
 
     fn reattached(&mut self) {
-        self.pending.clear();
-        self.answer = Answer::default();
-        self.prepared = None;
-        (self.client_skip, self.client_more, self.collecting) = (0, false, false);
-        (self.server_skip, self.server_more) = (0, false);
+        self.forget_exchange();
         self.statements.forget_open();
         self.settle();
-        (self.passing, self.forced) = (None, false);
+        self.passing = None;
+        (self.forced, self.told) = (false, false);
         self.drift = Drift::None;
     }
 
     fn rolled_back(&mut self) {
+        // A file that the client was sending is not awaited any more.
+        self.forget_exchange();
         self.settle();
+        self.told = false;
         // Nobody will be able to go on with them.
         self.statements.forget_open();
         self.drift = Drift::Possible;

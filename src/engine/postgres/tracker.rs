@@ -25,10 +25,13 @@ use super::state::State;
 use super::statements::Statements;
 use crate::engine::{Drift, Obstacle};
 
+mod copy;
 mod doubt;
+mod portals;
 mod scan;
 
 use doubt::Asked;
+use portals::Portals;
 
 /// Messages up to this length are read whole; of longer ones only this much is looked at.
 pub const INSPECTED: usize = 64 * 1024;
@@ -82,6 +85,7 @@ pub struct Tracker {
     /// What the client believes of the reported parameters.
     pub(super) view: Vec<(String, Bytes)>,
     pub(super) statements: Statements,
+    portals: Portals,
     pub(super) setting_names: Vec<String>,
     pub(super) loads: Vec<Vec<u8>>,
     /// A setting that shapes parsing and is not reported was touched.
@@ -109,6 +113,7 @@ impl Tracker {
             drift: Drift::None,
             view,
             statements,
+            portals: Portals::default(),
             setting_names,
             loads: Vec::new(),
             parse_context_unsure: false,
@@ -160,6 +165,12 @@ impl Tracker {
 
     /// Adds to a captured state under which settings its statements were parsed.
     pub(super) fn complete(&mut self, state: &mut State) {
+        // The session is at rest, perhaps without a `Sync`: what settings did before is all known by now.
+        self.statements.settled();
+        if matches!(self.statements.unnamed(), Some(Err(()))) {
+            state.unnamed = None;
+            state.obstacle = state.obstacle.or(Some(Obstacle::PreparedStatement));
+        }
         for prepared in &mut state.prepared {
             prepared.context = self.statements.context(&prepared.name).cloned();
             let unsure = prepared.context.is_none() || self.parse_context_unsure;
@@ -176,6 +187,7 @@ impl Tracker {
     fn begins_anew(&mut self) {
         self.open = Segment::default();
         (self.unsynced, self.skipping, self.answered) = (false, false, 0);
+        self.portals = Portals::default();
     }
 
     /// The client's segment has begun and its `Sync` has not come.
@@ -236,7 +248,12 @@ impl Tracker {
                 self.unsynced = true;
                 self.statements.close(body);
             }
-            b'D' | b'E' => self.unsynced = true,
+            b'D' => self.unsynced = true,
+            b'E' => {
+                self.unsynced = true;
+                // It may have been bound before the last `Sync`.
+                self.open.may_commit |= self.portals.may_commit(body);
+            }
             b'S' if !self.copy_in => self.end_segment(true),
             b'c' | b'f' => self.copy_ends(),
             _ => {}
@@ -260,6 +277,7 @@ impl Tracker {
             self.statements.prepared_by_sql(name, true);
         }
         self.statements.query();
+        self.portals.query();
         let is_commit = hints.ended && hints.commits && !hints.runs_on && whole;
         self.open.is_commit = is_commit && sql::transaction_command(text) == Some(TransactionCommand::Commit);
         self.note(hints, whole);
@@ -285,6 +303,7 @@ impl Tracker {
     fn bind(&mut self, body: &[u8]) {
         self.unsynced = true;
         let Some(bound) = self.statements.bind(body) else { return };
+        self.portals.bound(body, bound.commits || bound.ends.is_some());
         self.open.suspect |= bound.suspect;
         self.open.may_commit |= bound.commits;
         self.open.runs_on |= self.open.ended;
@@ -343,6 +362,7 @@ impl Tracker {
                 }
                 if self.at_rest() {
                     self.statements.settled();
+                    self.portals.outlast(self.status);
                 }
             }
             b'1' => self.statements.parse_complete(),
@@ -360,35 +380,6 @@ impl Tracker {
                 self.skipping = self.unsynced && self.waiting.is_empty();
             }
             _ => {}
-        }
-    }
-
-    fn copy_ends(&mut self) {
-        if std::mem::take(&mut self.copy_in) {
-            return;
-        }
-        match self.waiting.back_mut() {
-            Some(segment) => segment.copy_ended += 1,
-            None if self.unsynced => self.open.copy_ended += 1,
-            // What is left of a copy that has failed.
-            None => {}
-        }
-    }
-
-    fn copy_in_begins(&mut self) {
-        let segment = self.waiting.front_mut().unwrap_or(&mut self.open);
-        if segment.copy_ended > 0 {
-            segment.copy_ended -= 1;
-            return;
-        }
-        self.copy_in = true;
-        if self.waiting.front().is_some_and(|segment| segment.extended)
-            && let Some(swallowed) = self.waiting.pop_front()
-        {
-            self.open.may_commit |= swallowed.may_commit;
-            self.open.suspect |= swallowed.suspect;
-            (self.open.several, self.open.asked) = (true, Asked::UNKNOWN);
-            self.unsynced = true;
         }
     }
 }

@@ -6,7 +6,7 @@ use subtle::ConstantTimeEq as _;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::{Attachment, ConnectionId, Doing, Fleet, Full, Identity, Member, Order, Tally};
+use super::{Aide, Attachment, ConnectionId, Doing, Fleet, Full, Identity, Member, Order, Tally};
 use crate::engine::{CancelClaim, CancelKey, Directory, Obstacle, Whereabouts};
 use crate::router::gate::{Gate, Phase};
 
@@ -125,6 +125,24 @@ impl Membership {
         self.fleet.progress.notify_waiters();
     }
 
+    /// The session does not hold still for the hold of this round any more.
+    pub fn unpark(&self, round: u64) {
+        let mut members = self.fleet.members();
+        let signal = self.fleet.signal.borrow().clone();
+        let current = signal.round == round && matches!(signal.phase, Phase::Shut { .. });
+        let parked = members.sessions.get(&self.id).is_some_and(|m| m.attachment == Attachment::Parked);
+        if current && parked {
+            members.set(self.id, Attachment::Attached);
+        }
+        drop(members);
+        self.fleet.progress.notify_waiters();
+    }
+
+    /// Counts a connection of the router's own.
+    pub fn aide(&self) -> Aide {
+        Aide::new(&self.fleet)
+    }
+
     /// Adds to the tally of the change that is under way.
     pub fn fared(&self, add: impl FnOnce(&mut Tally)) {
         add(&mut self.fleet.members().tally);
@@ -198,5 +216,52 @@ impl Drop for Membership {
         }
         drop(members);
         self.fleet.progress.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Held, Ids};
+    use super::*;
+
+    fn attached(fleet: &Arc<Fleet>) -> Membership {
+        let identity =
+            Identity { user: String::new(), database: String::new(), client: String::new(), tls: None };
+        let id = Arc::new(Ids::default()).reserve();
+        let (membership, _orders) = fleet.join(id, identity, [0; 32], 4).unwrap();
+        fleet.open();
+        assert!(membership.attach());
+        membership
+    }
+
+    #[test]
+    fn a_session_that_goes_on_is_waited_for_again() {
+        let fleet = Fleet::new(1, false);
+        let session = attached(&fleet);
+        let hold = fleet.hold();
+        let round = fleet.gate().borrow().round;
+        session.park(round, Attachment::Parked);
+        session.unpark(round + 1);
+        assert_eq!(fleet.held(), Held::All);
+        session.unpark(round);
+        assert_eq!(fleet.held(), Held::Waiting(1));
+        // Behind the point of no return nothing changes any more.
+        session.park(round, Attachment::Parked);
+        let let_go = hold.let_go();
+        session.unpark(round);
+        assert_eq!(fleet.held(), Held::All);
+        drop(let_go);
+    }
+
+    #[test]
+    fn connections_of_the_routers_own_count_where_the_database_is_to_be_empty() {
+        for (emptied, expected) in [(true, 2), (false, 1)] {
+            let fleet = Fleet::new(1, emptied);
+            let session = attached(&fleet);
+            let aide = session.aide();
+            assert_eq!(fleet.attached(), expected);
+            drop(aide);
+            assert_eq!(fleet.attached(), 1);
+        }
     }
 }

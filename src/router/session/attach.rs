@@ -47,7 +47,8 @@ impl<E: Engine> Session<E> {
         }
         self.cleared = 0;
         self.tracker.reattached();
-        if self.lost.is_none() {
+        // One that has lost its transaction may have been told already.
+        if !self.rest.take_counted() && self.lost.is_none() {
             self.membership.fared(|tally| tally.carried += 1);
         }
         self.membership.detach(E::is_visible(&self.state));
@@ -172,7 +173,8 @@ impl<E: Engine> Session<E> {
                 E::reattach(&mut self.tracker, &backend.logged_in, restored, &mut out);
                 self.cluster.metrics.restore_seconds.observe(started.elapsed().as_secs_f64());
                 self.rest.reattached(era);
-                (self.cleared, self.woken) = (0, false);
+                // Whoever asked for an end has named the backend before this one.
+                (self.cleared, self.woken, self.ended) = (0, false, None);
                 self.membership.attached_to(E::backend_id(&backend.logged_in));
                 self.backend = Some(backend);
                 if out.is_empty() || self.tell(&out).await { Ok(()) } else { Err(End::Client) }

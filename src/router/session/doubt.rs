@@ -77,8 +77,12 @@ impl<E: Engine> Session<E> {
         let deadline = Instant::now() + IDENTIFY;
         let mut number = None;
         if let (Some(query), Some(socket)) = (query, signal.socket.as_deref()) {
-            number =
-                value(self.cluster.admin.clone(), socket, &query, deadline, |value| value.parse().ok()).await;
+            let read = |value: &str| value.parse().ok();
+            number = value(self.cluster.admin.clone(), socket, &query, deadline, read).await;
+        }
+        if self.gate.borrow().era != self.rest.era {
+            // Another server may have been asked, where the number of our backend is somebody else's.
+            number = None;
         }
         match (number, self.pump_until(Instant::now()).await) {
             // The answer has come meanwhile.
@@ -128,8 +132,16 @@ impl<E: Engine> Session<E> {
         };
         let mut committed = None;
         if let Some(query) = E::outcome_query(transaction) {
-            committed =
-                value(self.cluster.admin.clone(), socket, &query, Instant::now() + RESOLVE, E::outcome).await;
+            let read = |answer: &str| {
+                let outcome = E::outcome(answer);
+                if outcome.is_none() {
+                    // It is the old server that serves again, where it runs on: nobody else need wait for that.
+                    self.membership.detach(false);
+                }
+                outcome
+            };
+            let deadline = Instant::now() + RESOLVE;
+            committed = value(self.cluster.admin.clone(), socket, &query, deadline, read).await;
         }
         let answer = match committed {
             Some(true) => doubt.committed,

@@ -20,11 +20,19 @@ const ANSWER: Duration = Duration::from_secs(2);
 /// When the next statement of a pipeline is cancelled, if it runs that long.
 const AGAIN: Duration = Duration::from_millis(100);
 
+/// What became of a cancel request.
+enum Interrupted {
+    /// The backend is gone.
+    Lost,
+    /// `heard`: the server knows of it.
+    Asked { heard: bool },
+}
+
 impl<E: Engine> Session<E> {
     pub(super) async fn bring_to_rest(&mut self, signal: &Signal) -> Result<(), End> {
         let answered = self.have_answered().await;
         self.tracker.forcing(false);
-        answered?;
+        let cancelled = answered?;
         if self.backend.is_none() {
             return Ok(());
         }
@@ -32,8 +40,12 @@ impl<E: Engine> Session<E> {
         // A client that does not take its answers cannot be told anything in between.
         let told = self.cleared == 0;
         match self.tracker.fate() {
+            // The server may make of it what it likes when its connection ends.
+            Fate::TransactionAborted if self.tracker.is_running() && !cancelled => {
+                self.closed(Farewell::StatementUnknown)
+            }
             Fate::Carried if self.tracker.is_quiet() && told => self.carried(signal).await,
-            Fate::StatementFailed if told => self.abort_transaction(signal).await,
+            Fate::StatementFailed | Fate::StatementCancelled if told => self.abort_transaction(signal).await,
             Fate::TransactionAborted if mild && told => self.abort_transaction(signal).await,
             Fate::CommitUnknown if mild => self.stand_by(signal, Farewell::CommitUnknown).await,
             Fate::StatementUnknown if mild => self.stand_by(signal, Farewell::StatementUnknown).await,
@@ -56,43 +68,57 @@ impl<E: Engine> Session<E> {
     }
 
     /// Cancels what runs until all of it is answered and the client has the answers, as long as that is worth waiting
-    /// for. Nothing new begins meanwhile.
-    async fn have_answered(&mut self) -> Result<(), End> {
+    /// for. Nothing new begins meanwhile. `true`: what is still running was cancelled, and only its answer is missing.
+    async fn have_answered(&mut self) -> Result<bool, End> {
         let deadline = Instant::now() + ANSWER;
+        let mut cancelled = false;
         while self.backend.is_some() {
-            if self.tracker.is_running() && !self.interrupt().await {
-                return self.backend_lost().await;
+            if self.tracker.is_running() {
+                match self.interrupt().await {
+                    Interrupted::Lost => return self.backend_lost().await.map(|()| false),
+                    Interrupted::Asked { heard } => cancelled = heard,
+                }
             }
             match self.pump_until(deadline.min(Instant::now() + AGAIN)).await {
                 None if Instant::now() < deadline => {}
-                None | Some(Event::Reported) => return Ok(()),
+                None | Some(Event::Reported) => return Ok(cancelled),
                 Some(Event::ClientGone | Event::Goodbye) => return Err(End::Client),
                 Some(Event::Violation(text)) => return Err(End::Told(Farewell::Violation(text))),
-                Some(Event::BackendGone | Event::Farewell) => return self.backend_lost().await,
+                Some(Event::BackendGone | Event::Farewell) => {
+                    return self.backend_lost().await.map(|()| false);
+                }
                 // What is not begun waits.
-                Some(Event::Intercept) => return Ok(()),
+                Some(Event::Intercept) => return Ok(cancelled),
             }
         }
-        Ok(())
+        Ok(cancelled)
     }
 
-    /// Cancels what runs, but never a COMMIT. `false`: the backend is gone.
-    async fn interrupt(&mut self) -> bool {
+    /// Cancels what runs, but never a COMMIT.
+    async fn interrupt(&mut self) -> Interrupted {
         let may_commit = self.tracker.fate() == Fate::CommitUnknown;
-        let Some(backend) = &mut self.backend else { return false };
+        let Some(backend) = &mut self.backend else { return Interrupted::Lost };
         let Some(abort) = self.tracker.abort_copy() else {
-            if !may_commit {
-                self.tracker.forcing(true);
-                backend.cancel().await;
+            if may_commit {
+                return Interrupted::Asked { heard: false };
             }
-            return true;
+            self.tracker.forcing(true);
+            return Interrupted::Asked { heard: backend.cancel().await };
         };
-        // The copy's own messages that were cleared belong before it.
+        match self.write_cleared(abort).await {
+            true => Interrupted::Asked { heard: true },
+            false => Interrupted::Lost,
+        }
+    }
+
+    /// What the client has sent of a copy or a file and is already counted goes to the backend, and `then` behind it.
+    async fn write_cleared(&mut self, then: &[u8]) -> bool {
+        let Some(backend) = &mut self.backend else { return false };
         let cleared = std::mem::take(&mut self.client.from.cleared);
         let pending = self.client.from.bytes.split_to(cleared);
         let sent = timeout(ANSWER, async {
             backend.stream.write_all(&pending).await?;
-            backend.stream.write_all(abort).await
+            backend.stream.write_all(then).await
         });
         matches!(sent.await, Ok(Ok(())))
     }
@@ -112,10 +138,17 @@ impl<E: Engine> Session<E> {
     /// speaks next.
     async fn abort_transaction(&mut self, signal: &Signal) -> Result<(), End> {
         let lost = E::lost_transaction(&self.tracker);
-        let of_no_transaction = self.tracker.fate() == Fate::StatementFailed;
+        let carried = self.tracker.fate() == Fate::StatementFailed;
+        if !self.write_cleared(&[]).await {
+            return self.closed(Farewell::ForcedChange);
+        }
         let Some(backend) = &mut self.backend else { return Ok(()) };
         let Ok(aside) = backend.converse(E::roll_back(&self.tracker)).await else {
-            return self.closed(Farewell::ForcedChange);
+            // A file that was cut off may be loaded if the request to cancel it came too early.
+            return self.closed(match self.tracker.is_running() {
+                true => Farewell::StatementUnknown,
+                false => Farewell::ForcedChange,
+            });
         };
         self.tracker.rolled_back();
         self.pass_aside(aside).await?;
@@ -125,7 +158,8 @@ impl<E: Engine> Session<E> {
             return self.closed(Farewell::ForcedChange);
         }
         self.lost = Some(lost);
-        self.membership.fared(|tally| match of_no_transaction {
+        self.rest.was_counted();
+        self.membership.fared(|tally| match carried {
             true => tally.carried += 1,
             false => tally.aborted += 1,
         });

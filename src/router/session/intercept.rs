@@ -7,8 +7,9 @@ use bytes::BytesMut;
 use tokio::time::{Instant, sleep};
 
 use super::{End, Session};
-use crate::engine::{Directory, Engine, Intercepted, Tracker, Whereabouts};
+use crate::engine::{Admission, Directory, Engine, Intercepted, Rest, Tracker, Whereabouts};
 use crate::router::fleet::Membership;
+use crate::router::gate::Phase;
 
 /// How long a session that is named may take to get a backend.
 const WAKING: Duration = Duration::from_secs(2);
@@ -33,6 +34,10 @@ impl<E: Engine> Session<E> {
         if let Intercepted::Wakes(id) = intercepted {
             let found = wake(&self.membership, id).await;
             let input = &mut self.client.from.bytes;
+            if !found && self.tracker.client_bytes(input, admission(&self.membership)).rest == Rest::Held {
+                // The gate has shut meanwhile, and at rest this waits there like any other request.
+                return Ok(());
+            }
             intercepted = match found {
                 true => self.tracker.intercept(input, &self.membership, &mut answer),
                 false => self.tracker.intercept(input, &Nobody, &mut answer),
@@ -47,11 +52,19 @@ impl<E: Engine> Session<E> {
     }
 }
 
-/// Has another session get a backend. `false`: it has none in time.
+/// What the gate lets pass now.
+fn admission(membership: &Membership) -> Admission {
+    match membership.gate().borrow().phase {
+        Phase::Open => Admission::All,
+        _ => Admission::OpenTransaction,
+    }
+}
+
+/// Has another session get a backend. `false`: it has none in time, or gets none because the gate is not open.
 async fn wake(membership: &Membership, id: u32) -> bool {
     membership.wake(id);
     let deadline = Instant::now() + WAKING;
-    while Instant::now() < deadline {
+    while Instant::now() < deadline && membership.gate().borrow().phase == Phase::Open {
         match membership.find(id) {
             Whereabouts::At(_) => return true,
             Whereabouts::Unknown => return false,

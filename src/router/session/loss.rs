@@ -51,10 +51,12 @@ impl<E: Engine> Session<E> {
         if fate != Fate::Carried {
             self.lost = Some(E::lost_transaction(&self.tracker));
         }
-        if matches!(fate, Fate::TransactionAborted | Fate::StatementAborted) {
-            self.membership.fared(|tally| tally.aborted += 1);
-        } else {
-            self.membership.fared(|tally| tally.carried += 1);
+        let carried = matches!(fate, Fate::Carried | Fate::StatementFailed);
+        if !self.rest.take_counted() {
+            self.membership.fared(|tally| match carried {
+                true => tally.carried += 1,
+                false => tally.aborted += 1,
+            });
         }
         self.detach_from_lost(E::is_visible(&self.state));
         Ok(())
@@ -70,9 +72,9 @@ impl<E: Engine> Session<E> {
         self.membership.detach(visible);
     }
 
-    /// Another session has asked for the end of this one, a moment ago.
+    /// Another session has asked for the end of this one, a moment ago, and the server has not gone since.
     fn was_ended(&self) -> bool {
-        self.ended.is_some_and(|asked| asked.elapsed() < DOUBT)
+        self.gate.borrow().era == self.rest.era && self.ended.is_some_and(|asked| asked.elapsed() < DOUBT)
     }
 
     /// Why the session must be closed, if it must.
@@ -80,7 +82,8 @@ impl<E: Engine> Session<E> {
         match self.tracker.fate() {
             Fate::CommitUnknown => return Some(Farewell::CommitUnknown),
             Fate::StatementUnknown => return Some(Farewell::StatementUnknown),
-            Fate::Carried | Fate::TransactionAborted | Fate::StatementAborted | Fate::StatementFailed => {}
+            Fate::Carried | Fate::TransactionAborted | Fate::StatementAborted => {}
+            Fate::StatementFailed | Fate::StatementCancelled => {}
         }
         self.state_lost()
     }

@@ -34,6 +34,8 @@ pub(crate) struct Rest {
     /// The backend was never asked: its first answer takes several times as long as the next.
     cold: bool,
     parked: Option<u64>,
+    /// What becomes of the session in this change is in the report already.
+    counted: bool,
     standing: Option<Obstacle>,
     shown: Option<Obstacle>,
     looked: Instant,
@@ -56,6 +58,7 @@ impl Rest {
             survey_due: false,
             cold: true,
             parked: None,
+            counted: false,
             standing: None,
             shown: None,
             looked: Instant::now(),
@@ -72,6 +75,7 @@ impl Rest {
         self.era = era;
         self.cold = true;
         self.parked = None;
+        self.counted = false;
     }
 
     /// A survey asks the session to look at itself. One that is busy will have to look again when it is held; it looks
@@ -90,7 +94,17 @@ impl Rest {
 
     /// The gate is open: whatever the session held still for is over, and it may be anywhere from now on.
     pub(crate) fn goes_on(&mut self) {
-        self.parked = None;
+        (self.parked, self.counted) = (None, false);
+    }
+
+    /// What becomes of the session is in the report.
+    pub(super) fn was_counted(&mut self) {
+        self.counted = true;
+    }
+
+    /// Whether it was, before this.
+    pub(super) fn take_counted(&mut self) -> bool {
+        std::mem::take(&mut self.counted)
     }
 
     /// The session holds still for this round, as well as it can.
@@ -144,7 +158,7 @@ impl Rest {
 }
 
 /// Waits for a look; when it takes too long, has it cancelled and waits on for what then comes.
-async fn cancelled_when_late<T, C: Future<Output = ()>>(
+async fn cancelled_when_late<T, C: Future<Output = bool>>(
     look: impl Future<Output = T>,
     cancel: impl Fn() -> C,
 ) -> T {
@@ -152,7 +166,9 @@ async fn cancelled_when_late<T, C: Future<Output = ()>>(
     loop {
         match timeout(LOOK, &mut look).await {
             Ok(looked) => return looked,
-            Err(_) => cancel().await,
+            Err(_) => {
+                let _heard = cancel().await;
+            }
         }
     }
 }
@@ -220,7 +236,8 @@ impl<E: Engine> Session<E> {
         }
         let started = Instant::now();
         let question = self.backend.as_ref().and_then(|backend| E::observation(&backend.logged_in));
-        let observed = match observe(&self.cluster.observer, question).await {
+        let observing = timeout(LOOK, observe(&self.cluster.observer, question)).await;
+        let observed = match observing.unwrap_or(Err(BackendError::TooSlow)) {
             Ok(observed) => observed,
             Err(error) => {
                 self.looked(started);

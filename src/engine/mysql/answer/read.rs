@@ -119,26 +119,31 @@ impl Reader {
     }
 
     fn first(&mut self, kind: Kind, body: &Bytes, capabilities: u64) -> Option<Option<Answer>> {
+        // An `OK` has seven bytes or more, and a head that says that no definitions follow has few.
+        let optional = capabilities & bit::OPTIONAL_METADATA != 0;
         match (kind, body.first()?) {
             (Kind::Prepare, 0) => self.prepared(body, capabilities),
+            (Kind::Query, 0) if optional && body.len() < 7 => self.head(body, capabilities),
             (Kind::Plain | Kind::Query, 0) | (Kind::Plain, 0xfe) => done(body).map(Some),
-            (Kind::Query, 1..=0xfa | 0xfc) => {
-                let mut rest: &[u8] = body;
-                // MySQL puts the byte that says whether definitions follow in front, MariaDB behind.
-                let in_front = capabilities & bit::OPTIONAL_METADATA != 0;
-                let follows = if in_front { rest.get_u8() } else { 1 };
-                let count = take_lenenc(&mut rest)?;
-                let follows = rest.first().copied().unwrap_or(follows);
-                let old_ends = capabilities & bit::DEPRECATE_EOF == 0;
-                self.place = match (follows, old_ends) {
-                    (0, true) => Place::ColumnsEnd,
-                    (0, false) => Place::Rows,
-                    _ => Place::Columns(count),
-                };
-                Some(None)
-            }
+            (Kind::Query, 1..=0xfa | 0xfc) => self.head(body, capabilities),
             _ => None,
         }
+    }
+
+    /// How many columns there are. MySQL puts the byte that says whether their definitions follow in front, MariaDB
+    /// behind.
+    fn head(&mut self, body: &[u8], capabilities: u64) -> Option<Option<Answer>> {
+        let mut rest = body;
+        let in_front = capabilities & bit::OPTIONAL_METADATA != 0;
+        let follows = if in_front { rest.get_u8() } else { 1 };
+        let count = take_lenenc(&mut rest)?;
+        let follows = rest.first().copied().unwrap_or(follows);
+        self.place = match (follows, capabilities & bit::DEPRECATE_EOF == 0) {
+            (0, true) => Place::ColumnsEnd,
+            (0, false) => Place::Rows,
+            _ => Place::Columns(count),
+        };
+        Some(None)
     }
 
     fn prepared(&mut self, body: &[u8], capabilities: u64) -> Option<Option<Answer>> {

@@ -55,6 +55,9 @@ pub(super) fn locks(connection_id: u32) -> String {
 pub(super) struct Observed {
     /// The locks were asked for; the gravest one.
     locks: Option<Option<Obstacle>>,
+    /// A lock that lasts as long as `LOCK TABLES` does, or as the statement that has just been answered: the server
+    /// releases those of a `COM_STMT_PREPARE` after it has answered.
+    brief: bool,
     complete: bool,
     /// Names of user variables.
     pub(super) names: Vec<Bytes>,
@@ -78,10 +81,10 @@ impl Observed {
                         observed.locks.get_or_insert_default();
                     }
                 }
-                "L" => {
-                    let found = lock_of_mysql(first.as_deref().unwrap_or_default());
-                    observed.locks = Some(observed.locks.flatten().or(Some(found)));
-                }
+                "L" => match first.as_deref().and_then(lock_of_mysql) {
+                    Some(found) => observed.locks = Some(observed.locks.flatten().or(Some(found))),
+                    None => observed.brief = true,
+                },
                 "V" => observed.names.push(text(first)),
                 "P" => observed.statements.push((text(first), text(second))),
                 _ => {}
@@ -122,11 +125,12 @@ fn grave(obstacle: &Obstacle) -> u8 {
     }
 }
 
-fn lock_of_mysql(lock: &str) -> Obstacle {
-    match lock {
-        lock if lock.starts_with("USER LEVEL LOCK") => Obstacle::NamedLock,
-        "TABLE SHARED EXPLICIT" | "TABLE SHARED_READ EXPLICIT" => Obstacle::Handler,
-        _ => Obstacle::TableLock,
+/// What is held until it is given up; `None`: to the end of a statement, a transaction, or of `LOCK TABLES`.
+fn lock_of_mysql(lock: &str) -> Option<Obstacle> {
+    match lock.strip_suffix(" EXPLICIT")? {
+        lock if lock.starts_with("USER LEVEL LOCK") => Some(Obstacle::NamedLock),
+        lock if lock.starts_with("TABLE ") => Some(Obstacle::Handler),
+        _ => Some(Obstacle::TableLock),
     }
 }
 
@@ -142,12 +146,20 @@ fn lock_of_mariadb(kind: &[u8], mode: &[u8]) -> Obstacle {
 }
 
 /// The counters that are asked for; MySQL counts temporary tables together with the others.
-fn counted(product: Product) -> [&'static str; 5] {
+fn counted(product: Product) -> [&'static str; 7] {
     let creates = match product {
         Product::MariaDb => "Com_create_temporary_table",
         Product::MySql | Product::MySql56 => "Com_create_table",
     };
-    [creates, "Com_prepare_sql", "Com_dealloc_sql", "Com_ha_open", "Com_ha_close"]
+    [
+        creates,
+        "Com_prepare_sql",
+        "Com_dealloc_sql",
+        "Com_ha_open",
+        "Com_ha_close",
+        "Com_lock_tables",
+        "Com_flush",
+    ]
 }
 
 /// What the session has done since its log in.
@@ -158,6 +170,8 @@ pub(super) struct Counters {
     deallocations: u64,
     opened: u64,
     closed: u64,
+    /// `LOCK TABLES`, and `FLUSH TABLES … WITH READ LOCK` among others.
+    locks: u64,
 }
 
 impl Counters {
@@ -170,17 +184,18 @@ impl Counters {
         let mut counters = Counters::default();
         for row in rows {
             let [Some(name), Some(value)] = &row[..] else { return None };
-            let value = std::str::from_utf8(&ascii(value)).ok()?.parse().ok()?;
+            let value: u64 = std::str::from_utf8(&ascii(value)).ok()?.parse().ok()?;
             match ascii(name).as_ref() {
                 b"Com_create_temporary_table" | b"Com_create_table" => counters.creates = value,
                 b"Com_prepare_sql" => counters.prepares = value,
                 b"Com_dealloc_sql" => counters.deallocations = value,
                 b"Com_ha_open" => counters.opened = value,
                 b"Com_ha_close" => counters.closed = value,
+                b"Com_lock_tables" | b"Com_flush" => counters.locks += value,
                 _ => return None,
             }
         }
-        (rows.len() == 5).then_some(counters)
+        (rows.len() == 7).then_some(counters)
     }
 
     fn hides_tables(&self, product: Product, wire: &Wire) -> bool {
@@ -209,6 +224,9 @@ pub(super) fn obstacle(
     if let Some(lock) = observed.locks.flatten() {
         return Some(lock);
     }
+    if observed.brief && counters.locks > 0 {
+        return Some(Obstacle::TableLock);
+    }
     if !wire.temporary_tables.is_empty() || counters.hides_tables(product, wire) {
         return Some(Obstacle::TemporaryTable);
     }
@@ -226,4 +244,65 @@ pub(super) fn obstacle(
         Obstacle::TemporaryTable => false,
         _ => true,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counters(creates: u64, prepares: u64, deallocations: u64, handlers: u64) -> Counters {
+        Counters { creates, prepares, deallocations, opened: handlers, closed: 0, locks: 0 }
+    }
+
+    fn row(values: &[&str]) -> Vec<Option<String>> {
+        values.iter().map(|text| (!text.is_empty()).then(|| (*text).to_owned())).collect()
+    }
+
+    #[test]
+    fn every_counter_must_be_there() {
+        let bytes = |text: &str| Some(Bytes::copy_from_slice(text.as_bytes()));
+        let row = |name: &str| vec![bytes(name), bytes("2")];
+        let mut rows: Vec<_> = counted(Product::MariaDb).into_iter().map(row).collect();
+        assert_eq!(Counters::read(&rows).map(|counters| (counters.creates, counters.closed)), Some((2, 2)));
+        rows.pop();
+        assert_eq!(Counters::read(&rows), None);
+    }
+
+    #[test]
+    fn more_than_was_seen_is_hidden() {
+        let wire =
+            Wire { creates: 3, temporary_creates: 1, prepares: 2, deallocations: 1, ..Wire::default() };
+        let judge =
+            |product, counters: Counters| obstacle(product, &Observed::default(), Some(&counters), &wire);
+        assert_eq!(judge(Product::MariaDb, counters(1, 2, 1, 0)), None);
+        assert_eq!(judge(Product::MariaDb, counters(2, 2, 1, 0)), Some(Obstacle::TemporaryTable));
+        assert_eq!(judge(Product::MySql56, counters(3, 2, 1, 0)), None);
+        assert_eq!(judge(Product::MySql56, counters(4, 2, 1, 0)), Some(Obstacle::TemporaryTable));
+        // A routine that gives up what it has prepared leaves nothing behind.
+        assert_eq!(judge(Product::MySql56, counters(3, 5, 4, 0)), None);
+        assert_eq!(judge(Product::MySql56, counters(3, 5, 3, 0)), Some(Obstacle::PreparedStatement));
+        assert_eq!(judge(Product::MySql56, counters(3, 2, 1, 1)), Some(Obstacle::Handler));
+        assert_eq!(obstacle(Product::MySql56, &Observed::default(), None, &wire), Some(Obstacle::Unknown));
+    }
+
+    #[test]
+    fn what_is_seen_need_not_be_suspected() {
+        let seen = Observed::read(&[row(&["S", "YES", "YES"]), row(&["V", "C3A4", ""])]);
+        assert_eq!((seen.is_complete(), &seen.names[0][..]), (true, "\u{e4}".as_bytes()));
+        let wire = Wire { suspicion: Some(Obstacle::NamedLock), ..Wire::default() };
+        let none = counters(0, 0, 0, 0);
+        assert_eq!(obstacle(Product::MySql, &seen, Some(&none), &wire), None);
+        let off = Observed::read(&[row(&["S", "NO", "YES"])]);
+        assert_eq!(obstacle(Product::MySql, &off, Some(&none), &wire), Some(Obstacle::NamedLock));
+        let locked = Observed::read(&[row(&["S", "YES", "YES"]), row(&["L", "TABLE SHARED EXPLICIT", ""])]);
+        assert_eq!(obstacle(Product::MySql, &locked, Some(&none), &wire), Some(Obstacle::Handler));
+        assert!(!Observed::read(&[]).is_complete());
+        // What the last statement has locked is released a moment after its answer.
+        let row = row(&["L", "TABLE SHARED_READ TRANSACTION", ""]);
+        let passing = Observed { brief: true, ..seen };
+        assert_eq!(Observed::read(&[row]).locks, None);
+        assert_eq!(obstacle(Product::MySql, &passing, Some(&none), &wire), None);
+        let locking = Counters { locks: 1, ..none };
+        assert_eq!(obstacle(Product::MySql, &passing, Some(&locking), &wire), Some(Obstacle::TableLock));
+    }
 }

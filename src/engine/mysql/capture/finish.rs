@@ -15,7 +15,9 @@ impl Capture {
         if self.brief {
             state.user_variables.clone_from(&self.last.user_variables);
         } else {
-            state.block(saved.in_transaction.then_some(Obstacle::OpenTransaction));
+            // One that was begun and has done nothing is begun again.
+            let open = saved.in_transaction && !self.wire.begun;
+            state.block(open.then_some(Obstacle::OpenTransaction));
             state.block(evidence::obstacle(
                 self.product(),
                 &self.observed,
@@ -31,7 +33,7 @@ impl Capture {
         state.last_insert_id = Some(saved.last_insert_id);
         state.found_rows = Some(saved.found_rows);
         state.insert_id = Some(saved.insert_id).filter(|&id| id > 0);
-        state.timestamp = Some(saved.timestamp).filter(|_| !self.ticks);
+        state.timestamp = Some(saved.timestamp).filter(|time| *time == self.clock);
         state.rand_seeds = Some(saved.rand_seeds).filter(|&seeds| seeds != (0, 0));
         (state.database, state.role) = (saved.database, saved.role);
         state
@@ -73,9 +75,7 @@ impl Capture {
             });
             self.complete(&mut statement.context, before.map(|before| &before.context), &here);
         }
-        let known = statements.iter().all(|one| one.context.is_known())
-            && named.iter().all(|one| one.context.is_known() && !one.text.is_empty());
-        state.block((!known).then_some(Obstacle::PreparedStatement));
+        // Whether all is known of them now, the tracker says.
         (state.statements, state.named_statements) = (statements, named);
     }
 

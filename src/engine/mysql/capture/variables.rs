@@ -61,8 +61,8 @@ fn known(product: Product, version: &str) -> Option<(&'static str, &'static [(&'
     match product {
         Product::MariaDb if version.starts_with("10.11.") => Some((MARIADB_10_11, &MARIADB_SESSION_ONLY)),
         Product::MySql if version.starts_with("9.7.") => Some((MYSQL_9_7, &MYSQL_SESSION_ONLY)),
-        Product::MySql56 => Some((MYSQL_5_6, &MYSQL_56_SESSION_ONLY)),
-        Product::MariaDb | Product::MySql => None,
+        Product::MySql56 if version.starts_with("5.6.") => Some((MYSQL_5_6, &MYSQL_56_SESSION_ONLY)),
+        Product::MariaDb | Product::MySql | Product::MySql56 => None,
     }
 }
 

@@ -200,6 +200,19 @@ fn an_error_that_nobody_asked_for() {
     assert_eq!(numbers(&wrap_all(&mut framing, &packets(0, &[30]), 100)), [0]);
 }
 
+/// Packets of 400 kB are not cut, longer ones than a mebibyte are, and nothing waits that nobody waits for.
+#[test]
+fn packets_are_not_cut_without_need() {
+    let mut framing = Compressed::new(Compression::Zlib);
+    unwrap_all(&mut framing, &frame(Compression::Zlib, 0, &packets(0, &[5])), 99, 99).unwrap();
+    let answer = packets(1, &[10, 400_000, 20, 30, 3_000_000, 40]);
+    let frames = wrap_all(&mut framing, &answer, 20_000);
+    let lengths: Vec<usize> = frames.iter().map(|(_, content)| content.len()).collect();
+    assert_eq!(lengths[..3], [14, 400_004, 24 + 34]);
+    assert!(lengths[3..].iter().all(|length| *length <= MAX_WHOLE + 2 * MAX_FRAME), "{lengths:?}");
+    assert_eq!(lengths.iter().sum::<usize>(), answer.len());
+}
+
 #[test]
 fn a_header_in_pieces() {
     let mut framing = Compressed::new(Compression::Zlib);

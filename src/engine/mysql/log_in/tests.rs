@@ -18,7 +18,7 @@ fn startup() -> Startup {
 }
 
 fn hello(version: &str, plugin: &str) -> BytesMut {
-    let capabilities = u64::MAX & !bit::LONG_PASSWORD & !(0xff << 32);
+    let capabilities = !(bit::LONG_PASSWORD | 0xff << 32);
     let (version, plugin, salt) = (version.into(), plugin.into(), *b"ABCDEFGHIJKLMNOPQRST");
     let mut out = BytesMut::new();
     Hello { id: 31, salt, capabilities, version, collation: 45, plugin }.put(&mut out);

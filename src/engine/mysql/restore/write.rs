@@ -194,3 +194,67 @@ fn prepare(name: &Bytes, text: &Bytes, context: &Context) -> Vec<u8> {
     sql.extend_from_slice(&literal::quoted(text, charset, context.sql_mode.as_deref().unwrap_or_default()));
     sql
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::log_in::LoggedIn;
+    use super::super::super::packet;
+    use super::super::super::state::{NamedStatement, State, Statement, Wire};
+    use super::*;
+
+    fn context(database: Option<&'static str>, sql_mode: &'static str, era: u32) -> Context {
+        Context {
+            database: database.map(Bytes::from),
+            sql_mode: Some(sql_mode.into()),
+            character_set: Some("latin1".into()),
+            collation: Some("latin1_bin".into()),
+            era,
+        }
+    }
+
+    fn statement(id: u32, context: Context) -> Statement {
+        let text = Bytes::from(format!("statement {id}"));
+        Statement { id, text, context, parameters: 0, columns: 0, definitions: Bytes::new() }
+    }
+
+    #[test]
+    fn statements_are_prepared_where_they_were() {
+        let state = State {
+            captured: true,
+            statements: vec![
+                statement(1, context(Some("a"), "", 1)),
+                statement(2, context(None, "ANSI", 1)),
+                statement(3, context(Some("a"), "", 2)),
+            ],
+            named_statements: vec![NamedStatement {
+                name: "n`".into(),
+                text: "it's".into(),
+                context: context(None, "ANSI", 1),
+            }],
+            ..State::default()
+        };
+        let mut restore = Restore::new(&Wire::default(), &LoggedIn::default(), &state);
+        let mut out = BytesMut::new();
+        restore.put_statements(&mut out);
+        let mut written = Vec::new();
+        while let Some(packet) = packet::take(&mut out, packet::SPLIT).unwrap() {
+            written.push(String::from_utf8(packet.body.to_vec()).unwrap());
+        }
+        let settings = |mode: &str| {
+            format!(
+                "\u{3}SET sql_mode=_utf8mb4 X'{mode}',character_set_client=_utf8mb4 X'6c6174696e31',\
+                 collation_connection=_utf8mb4 X'6c6174696e315f62696e'"
+            )
+        };
+        let expected = [
+            &settings("414e5349")[..],
+            "\u{16}statement 2",
+            "\u{3}PREPARE `n``` FROM 'it''s'",
+            "\u{2}a",
+            &settings(""),
+            "\u{16}statement 1",
+            "\u{16}statement 3",
+        ];
+        assert_eq!(written, expected);
+    }
+}

@@ -31,7 +31,7 @@ pub(super) fn detail(tokens: &[Token<'_>], text: &[u8], mode: Mode, scan: &mut S
         b"prepare" => prepare(rest, mode, scan),
         b"execute" => execute(rest, scan),
         b"deallocate" => deallocate(rest, scan),
-        b"xa" => scan.traits.add(COMMITTING | Traits::SUSPECT | Traits::BEGINS),
+        b"xa" => xa(rest, text, scan),
         b"lock" | b"unlock" | b"flush" | b"backup" | b"handler" => hold(tokens, scan),
         _ => scan.traits.add(Traits::ANYTHING),
     }
@@ -171,6 +171,18 @@ fn begin(tokens: &[Token<'_>], text: &[u8], scan: &mut Scan) {
     scan.traits.add(Traits::BEGINS | Traits::COMMITS | Traits::WRITES);
     if !has(tokens, "snapshot") {
         scan.effects.push(Effect::Begin(Bytes::copy_from_slice(text)));
+    }
+}
+
+fn xa(rest: &[Token<'_>], text: &[u8], scan: &mut Scan) {
+    scan.traits.add(COMMITTING | Traits::SUSPECT | Traits::BEGINS);
+    if is(rest, 0, "start") || is(rest, 0, "begin") {
+        // Where a comment stands in between this is no name, and nothing can be done with it.
+        let after_verb = text.get(2..).unwrap_or_default().trim_ascii_start();
+        let name = after_verb.get(5..).unwrap_or_default().trim_ascii();
+        scan.effects.push(Effect::BeginXa(Bytes::copy_from_slice(name)));
+    } else if !is(rest, 0, "end") && !is(rest, 0, "recover") {
+        scan.effects.push(Effect::EndXa);
     }
 }
 

@@ -47,7 +47,7 @@ pub(super) struct Packet {
     pub(super) at: usize,
     /// The length of its body.
     pub(super) length: usize,
-    /// How much of the body is there.
+    /// How much of the body is there to be looked at.
     pub(super) here: usize,
 }
 
@@ -81,7 +81,8 @@ impl Tracker {
             }
             let Some(length) = packet_length(&bytes[at..]) else { break Rest::Incomplete };
             let length = length - HEADER;
-            let here = (bytes.len() - at - HEADER).min(length);
+            // What is found must not hang on how much has come at once.
+            let here = (bytes.len() - at - HEADER).min(length).min(INSPECTED);
             if self.client_more || self.awaits_file() {
                 self.goes_on(bytes[at + 3], length);
             } else {
@@ -114,7 +115,8 @@ impl Tracker {
         let next = sequence.wrapping_add(1);
         if self.client_more {
             // A command that is not answered does not stand at the back.
-            if let Some(pending) = self.pending.back_mut().filter(|_| self.splitting) {
+            let answered = self.splitting || self.awaits_file();
+            if let Some(pending) = self.pending.back_mut().filter(|_| answered) {
                 pending.sequence = next;
             }
             return;
@@ -150,13 +152,15 @@ impl Tracker {
         if admission != Admission::All && self.at_rest() && !self.is_open() {
             return Err(Rest::Held);
         }
-        // What is sent behind it may be the file that the server asks for.
-        let loads = self.has(bit::LOCAL_FILES)
-            && self.pending.back().is_some_and(|pending| pending.traits.has(Traits::LOADS));
+        // The server would run what is sent behind a statement even if that is cancelled: a COMMIT that was sent before
+        // the client could know would end a transaction that it has been told is gone. And what follows may be the file
+        // that the server asks for.
+        let runs = |pending: &Pending| matches!(pending.shape, Shape::Results | Shape::Execution);
+        let behind = self.pending.iter().any(runs);
         match admission {
             Admission::Nothing => Err(Rest::Held),
             Admission::OpenTransaction if !self.pending.is_empty() => Err(Rest::Draining),
-            _ if self.pending.len() >= MAX_PENDING || loads => Err(Rest::Draining),
+            _ if self.pending.len() >= MAX_PENDING || behind => Err(Rest::Draining),
             _ => Ok(()),
         }
     }

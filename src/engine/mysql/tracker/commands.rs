@@ -4,15 +4,14 @@ use bytes::{Bytes, BytesMut};
 
 use super::answer::{self, AUTOCOMMIT, Answer, IN_TRANSACTION, Prepared, Shape, Status};
 use super::client::command;
+use super::effects::obstacle_of;
 use super::statements::{LAST, Live, Preparing};
-use super::{MAX_PENDING, Pending, Standing, Tracker};
+use super::{MAX_NAMES, MAX_PENDING, Pending, Standing, Tracker};
+use crate::engine::Drift;
 use crate::engine::mysql::capability::Product;
-use crate::engine::mysql::sql::{self, Effect, Field, Hold, Scan, Traits};
-use crate::engine::mysql::state::{NamedStatement, Statement};
-use crate::engine::{Drift, Fate, Obstacle};
+use crate::engine::mysql::sql::{self, Effect, Scan, Traits};
+use crate::engine::mysql::state::Statement;
 
-/// How many names of a kind one session may contribute.
-const MAX_NAMES: usize = 1024;
 /// The longest text that can be prepared anew.
 const MAX_TEXT: usize = 4 << 20;
 /// More is not said of a transaction that is to come.
@@ -86,6 +85,7 @@ impl Tracker {
             match effect {
                 Effect::Variable(name) => self.name_variable(name),
                 Effect::Hold(hold) => self.wire.suspicion = Some(obstacle_of(*hold)),
+                Effect::EndXa => self.xa = None,
                 _ => {}
             }
         }
@@ -275,6 +275,7 @@ impl Tracker {
         }
         self.standing = Standing::Free;
         self.status &= !IN_TRANSACTION;
+        self.xa = None;
     }
 
     /// The server was asked for its status flags.
@@ -319,6 +320,11 @@ impl Tracker {
         let runs = matches!(pending.shape, Shape::Results | Shape::Execution | Shape::Single);
         let several = pending.traits.has(Traits::SEVERAL);
         if !runs || is_of_parser(code) && !several {
+            if self.wire.begun {
+                // The next look would see it open.
+                self.standing = Standing::Open;
+                self.forget_begun();
+            }
             return;
         }
         let may_open = pending.traits.has(Traits::BEGINS) || self.status & AUTOCOMMIT == 0;
@@ -335,141 +341,5 @@ impl Tracker {
                 _ => {}
             }
         }
-    }
-
-    /// Everything is as after a log in, but for the database.
-    fn reset(&mut self) {
-        self.statements.clear(&mut self.wire);
-        self.named_keys.clear();
-        let database = self.wire.context.database.take();
-        let multi_statements = self.wire.multi_statements;
-        let row_count = self.wire.row_count;
-        self.wire = crate::engine::mysql::state::Wire { multi_statements, row_count, ..Default::default() };
-        self.wire.context.database = database;
-        self.forget_context();
-        (self.draws_sequence, self.asks_sequence, self.names_overflown) = (false, false, false);
-    }
-
-    fn forget_context_of(&mut self, anything: bool) {
-        if anything {
-            return self.forget_context();
-        }
-        // A routine's own sql_mode ends with it.
-        self.set_field(Field::CharacterSet, None);
-        self.set_field(Field::Collation, None);
-    }
-
-    fn apply(&mut self, effect: Effect) {
-        match effect {
-            Effect::Use(name) => self.wire.context.database = Some(name),
-            Effect::DropDatabase(name) => {
-                self.wire.context.database.take_if(|current| current.eq_ignore_ascii_case(&name));
-            }
-            Effect::Set(field, value) => self.set_field(field, value),
-            Effect::Names(character_set, collation) => self.set_names(character_set, collation),
-            Effect::Prepare(name, text) => self.prepared_by_sql(name, text),
-            Effect::Deallocate(name) => {
-                self.wire.deallocations += 1;
-                self.forget_named(&name);
-            }
-            Effect::MakeTemporary(name) => {
-                self.wire.temporary_creates += 1;
-                if !self.wire.temporary_tables.contains(&name) && self.wire.temporary_tables.len() < MAX_NAMES
-                {
-                    self.wire.temporary_tables.push(name);
-                }
-            }
-            Effect::CreateTable => self.wire.creates += 1,
-            Effect::Drop(name) => self.wire.temporary_tables.retain(|known| *known != name),
-            Effect::Rename(from, to) => {
-                if let Some(known) = self.wire.temporary_tables.iter_mut().find(|known| **known == from) {
-                    *known = to;
-                }
-            }
-            Effect::GiveUp(hold) => {
-                let obstacle = obstacle_of(hold);
-                self.wire.suspicion.take_if(|suspicion| *suspicion == obstacle);
-            }
-            Effect::ForgetCounts => {
-                (self.wire.creates, self.wire.temporary_creates) = (0, 0);
-                (self.wire.prepares, self.wire.deallocations) = (0, 0);
-            }
-            Effect::Run(_)
-            | Effect::Variable(_)
-            | Effect::Characteristic(_)
-            | Effect::Begin(_)
-            | Effect::Hold(_) => {}
-        }
-    }
-
-    fn apply_perhaps(&mut self, effect: Effect) {
-        match effect {
-            Effect::Set(field, _) => self.set_field(field, None),
-            Effect::Names(..) => {
-                self.set_field(Field::CharacterSet, None);
-                self.set_field(Field::Collation, None);
-            }
-            Effect::Prepare(name, _) => self.prepared_by_sql(name, None),
-            Effect::Use(_) | Effect::MakeTemporary(_) => self.apply(effect),
-            _ => {}
-        }
-    }
-
-    fn prepared_by_sql(&mut self, name: Bytes, text: Option<Bytes>) {
-        self.wire.prepares += 1;
-        self.forget_named(&name);
-        if self.wire.named_statements.len() < MAX_NAMES {
-            let text = text.unwrap_or_default();
-            let context = self.wire.context.clone();
-            self.wire.named_statements.push(NamedStatement { name, text, context });
-            self.named_keys.push(self.known.keys);
-        }
-    }
-
-    fn forget_named(&mut self, name: &Bytes) {
-        if let Some(at) = self.wire.named_statements.iter().position(|statement| statement.name == name) {
-            self.wire.named_statements.remove(at);
-            self.named_keys.remove(at);
-        }
-    }
-
-    pub(super) fn fate_now(&self) -> Fate {
-        // In the middle of a message nothing can be said.
-        if !self.between_commands() || self.is_mid_packet() {
-            return Fate::StatementUnknown;
-        }
-        if self.pending.is_empty() {
-            return match self.standing {
-                Standing::Free => Fate::Carried,
-                Standing::Open | Standing::Unsure => Fate::TransactionAborted,
-            };
-        }
-        if !self.answer.may_fail() {
-            return Fate::StatementUnknown;
-        }
-        let (mut commits, mut writes, mut ended) = (false, false, false);
-        for traits in self.pending.iter().map(|pending| pending.traits) {
-            // What follows the end of a transaction commits by itself, even if that end was a rollback.
-            commits |= traits.has(Traits::COMMITS) || ended && traits.has(Traits::WRITES);
-            commits |= traits.has(Traits::ENDS | Traits::SEVERAL);
-            ended |= traits.has(Traits::ENDS);
-            writes |= traits.has(Traits::WRITES) || traits.has(Traits::SUSPECT);
-        }
-        let in_transaction =
-            self.standing != Standing::Free || self.wire.begun || self.status & AUTOCOMMIT == 0;
-        match (in_transaction, commits) {
-            (true, true) => Fate::CommitUnknown,
-            (true, false) => Fate::StatementAborted,
-            (false, _) if writes || commits => Fate::StatementUnknown,
-            (false, _) => Fate::StatementAborted,
-        }
-    }
-}
-
-fn obstacle_of(hold: Hold) -> Obstacle {
-    match hold {
-        Hold::Tables | Hold::Backup => Obstacle::TableLock,
-        Hold::Named => Obstacle::NamedLock,
-        Hold::Handler => Obstacle::Handler,
     }
 }

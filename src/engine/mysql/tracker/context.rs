@@ -130,7 +130,7 @@ impl Tracker {
     }
 
     /// A capture says what the settings are.
-    pub(super) fn learn(&mut self, state: &State) {
+    pub(super) fn learn(&mut self, state: &mut State) {
         self.wire.context.database.clone_from(&state.database);
         for field in FIELDS {
             let (at, Some(value)) = (place(field), state.variable(variable(field))) else { continue };
@@ -147,6 +147,7 @@ impl Tracker {
                 }
             }
         }
+        state.statements.clone_from(&self.wire.statements);
         for (statement, keys) in self.wire.named_statements.iter_mut().zip(&self.named_keys) {
             for field in FIELDS {
                 let slot = slot(&mut statement.context, field);
@@ -154,21 +155,24 @@ impl Tracker {
                     *slot = known.value(place(field), keys[place(field)]);
                 }
             }
+            // Its text may have been found out where the wire did not see it.
+            if let Some(found) = state.named_statements.iter_mut().find(|one| one.name == statement.name) {
+                found.context.clone_from(&statement.context);
+            }
         }
     }
 
     /// What cannot be carried, as far as only the wire tells.
-    pub(super) fn wire_obstacle(&self) -> Option<Obstacle> {
+    pub(super) fn wire_obstacle(&self, state: &State) -> Option<Obstacle> {
         let unknown = |context: &Context| !context.is_known();
         let lost = self.statements.any(|live| live.lost || live.types_lost)
-            || self.wire.statements.iter().any(|statement| unknown(&statement.context))
-            || self.wire.named_statements.iter().any(|s| s.text.is_empty() || unknown(&s.context));
+            || state.statements.iter().any(|statement| unknown(&statement.context))
+            || state.named_statements.iter().any(|s| s.text.is_empty() || unknown(&s.context));
         match () {
             () if lost => Some(Obstacle::PreparedStatement),
             // It would be NULL elsewhere; only who has ever asked for it would notice.
             () if self.draws_sequence && self.asks_sequence => Some(Obstacle::SequenceValue),
             () if self.names_overflown && self.product != Product::MariaDb => Some(Obstacle::Setting),
-            () if self.product == Product::MySql56 => self.wire.suspicion,
             () => None,
         }
     }

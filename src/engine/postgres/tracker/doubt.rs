@@ -26,8 +26,9 @@ impl Asked {
     /// A message of the client; `body` may be only its first part.
     pub(super) fn add(&mut self, kind: u8, body: &[u8]) {
         let kind = match kind {
+            // The data of a `COPY` and its end are answered by nothing of their own; those of a `Query` come behind it.
+            b'S' | b'd' | b'c' | b'f' => return,
             b'D' if body.first() == Some(&b'S') => b'd',
-            b'S' => return,
             other => other,
         };
         if let Some(place) = self.kinds.get_mut(usize::from(self.count)) {
@@ -182,6 +183,20 @@ mod tests {
     }
 
     #[test]
+    fn the_data_of_a_copy_is_no_part_of_what_follows() {
+        let ends: [(u8, &[u8]); 2] = [(b'c', b""), (b'f', b"no\0")];
+        for (end, answer) in ends.into_iter().zip([(b'C', &b"COPY 1\0"[..]), (b'E', b"SERROR\0VERROR\0\0")]) {
+            let mut tracker = in_transaction();
+            sends(&mut tracker, &[(b'Q', b"COPY t FROM STDIN\0")]);
+            hears(&mut tracker, &[(b'G', &[0, 0, 1, 0, 0])]);
+            sends(&mut tracker, &[(b'd', b"1\n"), end]);
+            hears(&mut tracker, &[answer, (b'Z', b"T")]);
+            sends(&mut tracker, &[(b'Q', b"COMMIT\0")]);
+            assert_eq!(committed(&tracker).unwrap(), framed(&[COMMITTED, READY]));
+        }
+    }
+
+    #[test]
     fn what_is_not_one_transaction_cannot_be_asked_for() {
         for sql in [
             &b"COMMIT AND CHAIN\0"[..],
@@ -250,5 +265,41 @@ mod tests {
         sends(&mut tracker, &[(b'P', b"\0SELECT x\0\0\0"), (b'H', b"")]);
         hears(&mut tracker, &[(b'E', b"SERROR\0VERROR\0C42703\0Mx\0\0")]);
         assert!(!tracker.is_quiet());
+    }
+
+    #[test]
+    fn a_statement_prepared_behind_a_setting_was_parsed_under_nobody_knows_which() {
+        use crate::engine::postgres::state::{Prepared, State};
+        let view = || vec![("DateStyle".to_owned(), Bytes::from_static(b"ISO, MDY"))];
+        let prepared = |name: &'static [u8]| Prepared {
+            name: Bytes::from_static(name),
+            sql: Bytes::from_static(b"SELECT 1"),
+            types: Vec::new(),
+            by_sql: false,
+            description: None,
+            context: None,
+            surroundings: None,
+        };
+        for (set, name, unsure) in [
+            (&b"SET DateStyle = 'ISO, DMY'\0"[..], &b"s1"[..], true),
+            (b"SET DateStyle = 'ISO, DMY'\0", b"", true),
+            (b"SET DateStyle = 'ISO, MDY'\0", b"s1", false),
+        ] {
+            let mut tracker = Tracker::new(view(), Vec::new());
+            let parse = [name, b"\0SELECT 1\0\0\0"].concat();
+            let describe = [b"S", name, b"\0"].concat();
+            sends(&mut tracker, &[(b'Q', set), (b'P', &parse), (b'D', &describe), (b'H', b"")]);
+            let parameter: (u8, &[u8]) = (b'S', b"DateStyle\0ISO, DMY\0");
+            hears(&mut tracker, &[(b'C', b"SET\0")]);
+            hears(&mut tracker, if unsure { std::slice::from_ref(&parameter) } else { &[] });
+            hears(&mut tracker, &[READY, (b'1', b""), (b't', b"\0\0"), (b'T', b"\0\0")]);
+            assert!(tracker.is_quiet());
+            let named = if name.is_empty() { Vec::new() } else { vec![prepared(b"s1")] };
+            let mut state = State { prepared: named, ..tracker.wire_state() };
+            tracker.complete(&mut state);
+            tracker.captured();
+            assert_eq!(state.obstacle.is_some(), unsure);
+            assert!(state.prepared.iter().all(|prepared| prepared.context.is_none() == unsure));
+        }
     }
 }

@@ -323,6 +323,39 @@ mod tests {
     }
 
     #[test]
+    fn a_portal_that_commits_may_be_executed_behind_the_sync() {
+        let run = |portal: &'static [u8], executed: &'static [u8], between: &[(u8, &[u8])]| {
+            let mut tracker = tracker();
+            sends(&mut tracker, &[(b'Q', b"BEGIN\0")]);
+            hears(&mut tracker, &[(b'C', b"BEGIN\0"), (b'Z', b"T")]);
+            let bind = [portal, b"\0c\0\0\0\0\0\0\0"].concat();
+            sends(&mut tracker, &[(b'P', b"c\0COMMIT\0\0\0"), (b'B', &bind), (b'S', b"")]);
+            hears(&mut tracker, &[(b'1', b""), (b'2', b""), (b'Z', b"T")]);
+            sends(&mut tracker, between);
+            for _ in between {
+                hears(&mut tracker, &[(b'Z', b"T")]);
+            }
+            let execute = [executed, b"\0\0\0\0\0"].concat();
+            sends(&mut tracker, &[(b'E', &execute), (b'S', b"")]);
+            tracker
+        };
+        assert_eq!(run(b"p", b"p", &[]).fate(), Fate::CommitUnknown);
+        assert_eq!(run(b"", b"", &[]).fate(), Fate::CommitUnknown);
+        assert_eq!(run(b"p", b"", &[]).fate(), Fate::StatementAborted);
+        // A query drops the unnamed portal and leaves the named one.
+        let query: (u8, &[u8]) = (b'Q', b"SELECT 1\0");
+        assert_eq!(run(b"p", b"p", &[query]).fate(), Fate::CommitUnknown);
+        assert_eq!(run(b"", b"", &[query]).fate(), Fate::StatementAborted);
+        // The end of the transaction drops them all.
+        let mut tracker = run(b"p", b"p", &[]);
+        hears(&mut tracker, &[(b'C', b"COMMIT\0"), (b'Z', b"I")]);
+        sends(&mut tracker, &[(b'Q', b"BEGIN\0")]);
+        hears(&mut tracker, &[(b'C', b"BEGIN\0"), (b'Z', b"T")]);
+        sends(&mut tracker, &[(b'E', b"p\0\0\0\0\0"), (b'S', b"")]);
+        assert_eq!(tracker.fate(), Fate::StatementAborted);
+    }
+
+    #[test]
     fn parsing_without_a_sync_is_no_quiet_moment() {
         let mut tracker = tracker();
         sends(&mut tracker, &[(b'P', b"\0SELECT 1\0\0\0")]);

@@ -67,7 +67,7 @@ fn accounts_without_a_password() {
         (Method::of(native::PLUGIN, &[""]), &[]),
     ] {
         let plugin = method.plugin().to_owned();
-        let mut right = exam(&[method.clone()], true, &vault);
+        let mut right = exam(std::slice::from_ref(&method), true, &vault);
         assert!(matches!(right.begin(&plugin, SALT_OF_HELLO, answer), Verdict::Proved(..)));
         let mut wrong = exam(&[method], true, &vault);
         assert!(matches!(wrong.begin(&plugin, SALT_OF_HELLO, b"something"), Verdict::Failed));
