@@ -275,7 +275,7 @@ class Mysql(Engine):
             return error.args[0] in (1927, 2006, 2013)
         if kind == "disk full":
             # The table is full, a file cannot be written, or the temporary folder has no room.
-            return error.args[0] in (1114, 3, 1021, 1030)
+            return error.args[0] in (1114, 3, 1021, 1030, 3675)
         code, words = self.KINDS[kind]
         return error.args[0] == code and re.search(words, error.args[1])
 
