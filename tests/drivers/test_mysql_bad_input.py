@@ -226,8 +226,9 @@ def test_nonsense_is_answered_and_the_session_goes_on(server):
         except ConnectionError:
             closed.append(body)
             wire = server.raw(ca=None)
-    # They are never answered, nor is anything said about them.
-    for body in (bytes([CLOSE]), bytes([CLOSE]) + b"\x63\0\0\0", bytes([LONG_DATA]) + b"\x63\0\0\0\0\0x"):
+    # They are never answered, nor is anything said about them; but MySQL 9 complains of one without a number.
+    numberless = [] if server.product == "mysql9" else [bytes([CLOSE])]
+    for body in (*numberless, bytes([CLOSE]) + b"\x63\0\0\0", bytes([LONG_DATA]) + b"\x63\0\0\0\0\0x"):
         wire.sequence = 0
         wire.send(body)
         assert wire.one("SELECT 42") == "42"
@@ -262,7 +263,8 @@ def test_a_change_of_user_that_makes_no_sense_is_refused(server):
         wire = server.raw(ca=None)
         wire.begin(CHANGE_USER, body)
         answer = wire.receive()
-        while answer[:1] == b"\xfe":
+        # Another method, or (caching_sha2_password) the password itself.
+        while answer[:1] in (b"\xfe", b"\x01"):
             wire.send(b"x" * 20)
             answer = wire.receive()
         assert answer[:1] == b"\xff", (body, answer)

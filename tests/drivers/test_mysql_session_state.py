@@ -690,9 +690,13 @@ def password_changed_since(server):
         run(master, change if server.product == MYSQL56 else "ALTER USER renewed IDENTIFIED BY 'new'")
 
     def check():
-        with pytest.raises(ServerError, match="^1105.*Access denied"):
-            connection.one("SELECT CURRENT_USER()")
+        # At the first swap; there is no second one for this session.
+        if not told:
+            with pytest.raises(ServerError, match="^1105.*Access denied"):
+                connection.one("SELECT CURRENT_USER()")
+        told.append(True)
 
+    told = []
     return check
 
 
