@@ -141,18 +141,21 @@ class World:
             self.observer.execute(f"""
                 CREATE CONSTRAINT TRIGGER late AFTER INSERT ON {table} DEFERRABLE INITIALLY DEFERRED
                 FOR EACH ROW EXECUTE PROCEDURE {table}_does()""")
-        # A statement that no cancel request ends.
+        # A statement that no cancel request ends; one that comes between two turns of a loop finds the loop around it.
+        stubborn = "PERFORM pg_sleep(600);"
+        for _ in range(4):
+            stubborn = f"LOOP BEGIN {stubborn} EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP;"
         self.observer.execute("CREATE TABLE stubborn (what text)")
-        self.observer.execute("""
+        self.observer.execute(f"""
             CREATE FUNCTION stubborn_does() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-                LOOP BEGIN PERFORM pg_sleep(600); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP;
+                {stubborn}
             END $$""")
         self.observer.execute(
             "CREATE TRIGGER runs AFTER INSERT ON stubborn FOR EACH ROW EXECUTE PROCEDURE stubborn_does()"
         )
-        self.observer.execute("""
+        self.observer.execute(f"""
             CREATE FUNCTION stubborn_loop() RETURNS void LANGUAGE plpgsql AS $$ BEGIN
-                LOOP BEGIN PERFORM pg_sleep(600); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP;
+                {stubborn}
             END $$""")
         self.wires = []
         self.loop = asyncio.new_event_loop()
