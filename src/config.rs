@@ -24,6 +24,7 @@ mod values;
 mod tests;
 
 pub use capacity::{Engine, Ladder};
+pub use cluster::{GOVERNED_MYSQL, PREFIXES_MYSQL, ROUTER_ACCOUNT_MYSQL};
 pub use limits::{descriptor_limit, raise_descriptor_limit};
 pub use problem::{ConfigErrors, Problem};
 pub use values::{format_size, parse_size};

@@ -32,8 +32,8 @@ const GOVERNED_POSTGRES: [&str; 10] = [
     "unix_socket_group",
     "unix_socket_permissions",
 ];
-/// The same, in MySQL's words. `log_bin` and the like are the operator's.
-const GOVERNED_MYSQL: [&str; 23] = [
+/// The same, in MySQL's words, without the prefixes below. `log_bin` and the like are the operator's.
+pub const GOVERNED_MYSQL: [&str; 23] = [
     "admin_address",
     "admin_port",
     "basedir",
@@ -59,12 +59,12 @@ const GOVERNED_MYSQL: [&str; 23] = [
     "user",
 ];
 /// With these MySQL means the same option.
-const PREFIXES_MYSQL: [&str; 5] = ["skip_", "disable_", "enable_", "loose_", "maximum_"];
+pub const PREFIXES_MYSQL: [&str; 5] = ["skip_", "disable_", "enable_", "loose_", "maximum_"];
 /// Databases that a server makes for itself.
 const OWN_DATABASES_POSTGRES: [&str; 2] = ["template0", "template1"];
 const OWN_DATABASES_MYSQL: [&str; 4] = ["information_schema", "mysql", "performance_schema", "sys"];
-/// The account that the router makes for itself.
-const ROUTER_ACCOUNT_MYSQL: &str = "scalepointrouter";
+/// The account that the router has for itself. MySQL 5.6 takes no name of more than 16 characters.
+pub const ROUTER_ACCOUNT_MYSQL: &str = "scalepointrouter";
 
 /// A cluster with what the checks across clusters need.
 pub(super) struct ReadCluster {

@@ -39,11 +39,10 @@ const READY_TAIL_BYTES: u64 = 64 << 10;
 /// Whom MariaDB and MySQL run as when we are root.
 pub const OS_USERS: [&str; 2] = ["mysql", "nobody"];
 
-/// The user that the router logs in as for its own chores, at `localhost`, with [`ProcessConfig::router_password`]. MySQL
-/// 5.6 takes no name of more than 16 characters.
+/// The user that the router logs in as for its own chores, at `localhost`, with [`ProcessConfig::router_password`].
 ///
 /// [`ProcessConfig::router_password`]: super::ProcessConfig::router_password
-pub const ROUTER_ACCOUNT: &str = "scalepointrouter";
+pub const ROUTER_ACCOUNT: &str = crate::config::ROUTER_ACCOUNT_MYSQL;
 
 /// MariaDB or MySQL as found on this machine, for one cluster. No `Debug`: it carries a password.
 pub struct MySql {

@@ -19,9 +19,8 @@ use super::farewell;
 use super::greet::Startup;
 use super::lexer::Mode;
 use super::log_in::LoggedIn;
-use super::restore::Restored;
 use super::sql::{Effect, Traits};
-use super::state::{Names, State, Wire};
+use super::state::{Names, Wire};
 use crate::engine::{
     Admission, ClientScan, Directory, Drift, Farewell, Fate, Intercepted, Loss, Obstacle, ServerScan,
 };
@@ -35,6 +34,7 @@ mod context;
 mod effects;
 mod fate;
 mod intercept;
+mod looked;
 mod server;
 mod statements;
 mod virtually;
@@ -259,50 +259,6 @@ impl Tracker {
         self.shown.clear();
         self.shown.extend_from_slice(&text[..text.len().min(SHOWN)]);
     }
-
-    /// A capture is done: adds to it what only the wire knows, and learns what it says of the present context.
-    pub fn complete(&mut self, state: &mut State) {
-        if let Some(status) = state.status {
-            self.asked(status);
-        }
-        if self.standing == Standing::Open {
-            // It was not asked for more, and has to be when the transaction is over.
-            state.obstacle = state.obstacle.or(Some(Obstacle::OpenTransaction));
-            self.look_again = true;
-            return;
-        }
-        self.learn(state);
-        state.obstacle = state.obstacle.or_else(|| self.wire_obstacle(state));
-        (self.wire.variables_known, self.wire.user_variables_known) = (true, true);
-        (self.drift, self.look_again) = (Drift::None, false);
-        self.keep_echo(state);
-    }
-
-    /// What was asked has disturbed what the last statement left, which from now on is the router's to say.
-    fn keep_echo(&mut self, state: &mut State) {
-        match &self.echo {
-            // No statement of the client's has run since: what was asked now is of the router's own making.
-            Some(echo) => state.set_warnings(echo.warnings.clone()),
-            None => {
-                let row_count = self.wire.row_count;
-                self.echo = Some(Echo { warnings: state.warnings.clone(), row_count });
-            }
-        }
-        (self.wire.failed, self.wire.warnings) = (false, 0);
-    }
-
-    /// The session goes on on another backend.
-    pub fn restored(&mut self, logged_in: &LoggedIn, restored: Restored) {
-        self.product = logged_in.product();
-        self.statements.renumber(&mut self.wire, &restored.statements, &restored.gone);
-        (self.wire.creates, self.wire.prepares) = (restored.creates, restored.prepares);
-        (self.wire.temporary_creates, self.wire.deallocations) = (0, 0);
-        self.wire.called = false;
-        self.wire.suspicion = None;
-        self.wire.temporary_tables.clear();
-        (self.draws_sequence, self.asks_sequence) = (false, false);
-        self.echo = Some(Echo { warnings: restored.warnings, row_count: self.wire.row_count });
-    }
 }
 
 impl crate::engine::Tracker for Tracker {
@@ -373,7 +329,7 @@ impl crate::engine::Tracker for Tracker {
         self.settle();
         self.passing = None;
         (self.forced, self.told) = (false, false);
-        self.drift = Drift::None;
+        (self.drift, self.look_again) = (Drift::None, false);
     }
 
     fn rolled_back(&mut self) {

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use super::programs::Product;
 use crate::compute::process::flavour::Site;
 use crate::compute::{ComputeError, Resources};
+use crate::config::{GOVERNED_MYSQL, PREFIXES_MYSQL};
 
 const MIB: u64 = 1 << 20;
 /// Below this InnoDB hardly works.
@@ -31,34 +32,6 @@ const OTHER_FILES: u64 = 1000;
 /// The server takes no smaller table cache for itself.
 const FEWEST_TABLES: u64 = 400;
 
-/// What the router depends on, without `skip_` and the like; an operator may not set it.
-const RESERVED_NAMES: [&str; 23] = [
-    "admin_address",
-    "admin_port",
-    "basedir",
-    "bind_address",
-    "bootstrap",
-    "console",
-    "daemonize",
-    "datadir",
-    "defaults_extra_file",
-    "defaults_file",
-    "defaults_group_suffix",
-    "grant_tables",
-    "init_file",
-    "initialize",
-    "initialize_insecure",
-    "log_error",
-    "mysqlx",
-    "networking",
-    "pid_file",
-    "port",
-    "proxy_protocol_networks",
-    "socket",
-    "user",
-];
-/// With these a name means the same option.
-const NAME_PREFIXES: [&str; 5] = ["skip_", "disable_", "enable_", "loose_", "maximum_"];
 /// Options that a volume is made with, and never takes back.
 const CREATION_NAMES: [&str; 8] = [
     "character_set_server",
@@ -81,7 +54,7 @@ impl Parameters {
         let mut checked = BTreeMap::new();
         for (name, value) in parameters {
             let folded = name.to_ascii_lowercase().replace('-', "_");
-            let wrong = if RESERVED_NAMES.contains(&bare(&folded)) {
+            let wrong = if GOVERNED_MYSQL.contains(&bare(&folded)) {
                 Some("is set by the router and cannot be changed")
             } else if !is_name(&folded) {
                 Some("is not a parameter name")
@@ -287,7 +260,7 @@ fn as_option(name: &str, value: &str) -> String {
 
 /// The name without the prefixes that a server ignores in it.
 fn bare(name: &str) -> &str {
-    let stripped = NAME_PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix));
+    let stripped = PREFIXES_MYSQL.iter().find_map(|prefix| name.strip_prefix(prefix));
     stripped.map_or(name, bare)
 }
 

@@ -10,6 +10,8 @@ use super::*;
 use crate::engine::mysql::capability::Contract;
 use crate::engine::mysql::greet::Proof;
 use crate::engine::mysql::packet;
+use crate::engine::mysql::restore::Restored;
+use crate::engine::mysql::state::State;
 use crate::engine::{Directory, Rest, Tracker as _, Whereabouts};
 
 pub(crate) fn with(capabilities: u64, product: Product) -> Tracker {
