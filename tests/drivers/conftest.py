@@ -34,6 +34,19 @@ import pytest
 # They are full of assertions, too.
 pytest.register_assert_rewrite("bad_input", "crash_cases", "crash_engines")
 
+# What a test's parameters may name: MySQL's products as in mysqlserver.py, PostgreSQL's versions.
+SERVERS = {"mariadb", "mysql9", "mysql56", "10", "12", "14", "15", "16", "17", "18"}
+
+
+def pytest_collection_modifyitems(items):
+    """Tests of one file and one server share what they start, so xdist's `loadgroup` keeps them on one worker."""
+    for item in items:
+        values = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        words = [word for value in values for word in (value if isinstance(value, tuple) else (value,))]
+        servers = [word for word in words if isinstance(word, str) and word in SERVERS]
+        item.add_marker(pytest.mark.xdist_group("-".join([item.path.stem, *servers[:1]])))
+
+
 START_DEADLINE = 60
 STOP_DEADLINE = 60
 MASTER = "master"

@@ -715,5 +715,6 @@ def test_gentle_report_and_belief(product):
     check(play(product, "abort_transaction"))
 
 
-def test_close_report_and_belief():
-    check(play("mariadb", "close"))
+@pytest.mark.parametrize("product", ["mariadb"])
+def test_close_report_and_belief(product):
+    check(play(product, "close"))

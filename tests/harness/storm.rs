@@ -1,7 +1,7 @@
 //! The capacity changes every second or so, until the storm is dropped.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,7 @@ pub fn duration() -> Duration {
 /// Changes the capacity in a thread of its own, which ends with this.
 pub struct Storm {
     over: Arc<AtomicBool>,
+    changes: Arc<AtomicUsize>,
     thread: Option<JoinHandle<Vec<u64>>>,
 }
 
@@ -38,7 +39,8 @@ impl Storm {
     /// Begins; `server` is the program's control API.
     pub fn over(server: &Arc<Server>) -> Storm {
         let over = Arc::new(AtomicBool::new(false));
-        let (server, ended) = (Arc::clone(server), Arc::clone(&over));
+        let changes = Arc::new(AtomicUsize::new(0));
+        let (server, ended, done) = (Arc::clone(server), Arc::clone(&over), Arc::clone(&changes));
         let thread = std::thread::spawn(move || {
             let mut stalls = Vec::new();
             for capacity in CAPACITIES.into_iter().cycle() {
@@ -47,11 +49,17 @@ impl Storm {
                 }
                 let begun = Instant::now();
                 stalls.push(server.scale(capacity)["stall_ms"].as_u64().unwrap());
+                done.fetch_add(1, Ordering::Relaxed);
                 pause(RHYTHM.saturating_sub(begun.elapsed()));
             }
             stalls
         });
-        Storm { over, thread: Some(thread) }
+        Storm { over, changes, thread: Some(thread) }
+    }
+
+    /// How many changes have ended; two at least are expected of a storm.
+    pub fn changes(&self) -> usize {
+        self.changes.load(Ordering::Relaxed)
     }
 
     /// Ends it, and says what it was like.

@@ -267,23 +267,27 @@ async fn limits_hold_while_it_runs_and_the_cgroup_goes_with_it() {
         return provider.stop(&instance, Duration::from_secs(10)).await.unwrap();
     }
     provider.recover().await.unwrap();
-    let quarter = Resources { capacity: 2, memory_bytes: 512 * MIB, cpu_cores: 0.25 };
-    let instance = provider.launch(&quarter).await.unwrap();
+    let tenth = Resources { capacity: 2, memory_bytes: 512 * MIB, cpu_cores: 0.1 };
+    let instance = provider.launch(&tenth).await.unwrap();
     let own = fs::read_to_string(format!("/proc/{}/cgroup", instance.pid)).unwrap();
     let name = format!("scalepoint-{}", private_dir::fingerprint(&ground.folder.path().join("volume")));
     assert!(own.lines().any(|line| line.contains(&name)), "{own}");
     let client = connect(&instance).await;
     sleep(Duration::from_millis(300)).await;
-    let began = Instant::now();
-    client.simple_query("do $$ begin for i in 1..20000000 loop end loop; end $$").await.unwrap();
-    println!("a busy loop at a quarter of a core: {:?}", began.elapsed());
     let find = |file: &str| {
         let roots = fs::read_dir("/sys/fs/cgroup").unwrap().flatten().map(|entry| entry.path());
         let roots = roots.chain([PathBuf::from("/sys/fs/cgroup")]);
         roots.map(|root| root.join(&name).join(file)).find_map(|path| fs::read_to_string(path).ok())
     };
     if let Some(quota) = find("cpu.cfs_quota_us") {
-        assert_eq!(quota.trim(), "25000");
+        assert_eq!(quota.trim(), "10000");
+        // On a busy machine a process may not get a tenth of a core for a while, and then nothing holds it back.
+        for _ in 0..50 {
+            client.simple_query("do $$ begin for i in 1..2000000 loop end loop; end $$").await.unwrap();
+            if !find("cpu.stat").unwrap().contains("nr_throttled 0\n") {
+                break;
+            }
+        }
         assert!(!find("cpu.stat").unwrap().contains("nr_throttled 0\n"));
         assert_eq!(own.lines().filter(|line| line.contains(&name)).count(), 2, "{own}");
         let limit: u64 = find("memory.limit_in_bytes").unwrap().trim().parse().unwrap();
