@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 pub mod admin;
 pub mod backend;
+pub mod buffers;
 pub mod fleet;
 pub mod gate;
 pub mod handshake;

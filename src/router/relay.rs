@@ -3,22 +3,22 @@
 //! Each direction reads only when what it read before is written, so memory is bounded and a slow reader slows the
 //! writer. Neither direction waits for the other, so neither can block it.
 //!
-//! Everything that was read and not written stays in the two buffers: [`pump`] may be dropped at any time.
+//! Everything that was read and not written stays in the two buffers: [`pump`] may be dropped at any time. An empty
+//! buffer goes back to where it was borrowed (`buffers.rs`) before the session waits.
 
 use std::io;
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWrite};
 
 use super::backend::Backend;
+use super::buffers;
 use super::stream::ClientStream;
 use crate::engine::{Admission, Drift, Engine, Rest, Tracker};
 use crate::telemetry::ClusterMetrics;
 
-/// What one read may bring. Also the least room for a message that is looked at whole.
-const READ: usize = 32 * 1024;
 /// A buffer that holds a request at the gate is not filled further than this.
 const MAX_HELD: usize = 128 * 1024;
 
@@ -284,7 +284,10 @@ fn poll_fill(
     stream: &mut (impl AsyncReadExt + Unpin),
     bytes: &mut BytesMut,
 ) -> Poll<io::Result<usize>> {
-    bytes.reserve(READ);
-    let read = ready!(pin!(stream.read_buf(bytes)).poll(cx));
-    Poll::Ready(read)
+    buffers::lend(bytes);
+    let read = pin!(stream.read_buf(bytes)).poll(cx);
+    if read.is_pending() {
+        buffers::give_back(bytes);
+    }
+    read
 }
