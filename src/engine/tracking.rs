@@ -181,6 +181,14 @@ pub trait Tracker: Send {
     /// The session starts anew on another backend, at rest.
     fn reattached(&mut self);
 
+    /// The client has authenticated anew on the connection that `former` watched: what must not be given out twice on
+    /// one connection goes on from there.
+    fn succeeds(&mut self, _former: &Self)
+    where
+        Self: Sized,
+    {
+    }
+
     /// The router has rolled the open transaction back: at rest, and to be looked at anew.
     fn rolled_back(&mut self);
 

@@ -654,12 +654,16 @@ def another_account(server):
     statement = connection.prepare("SELECT 1")
     connection.change_user("other", "other", "app")
     connection.query("SET @own = 2")
+    own = connection.prepare("SELECT 2")
+    # A driver may close only now what it had prepared before: that must not be another statement by now.
+    connection.close_statement(statement)
 
     def check():
         assert connection.one("SELECT CURRENT_USER()").startswith("other@")
         assert connection.query("SELECT @left, @own, @@time_zone").rows == [(None, b"2", b"SYSTEM")]
         with pytest.raises(ServerError, match="^1243"):
             connection.execute(statement)
+        assert connection.execute(own).rows == [(2,)]
 
     return check
 

@@ -332,6 +332,10 @@ impl crate::engine::Tracker for Tracker {
         (self.drift, self.look_again) = (Drift::None, false);
     }
 
+    fn succeeds(&mut self, former: &Self) {
+        self.statements.count_on(&former.statements);
+    }
+
     fn rolled_back(&mut self) {
         // A file that the client was sending is not awaited any more.
         self.forget_exchange();

@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
 use super::{End, InDoubt, Session, attach, rest::Rest};
-use crate::engine::{DialogueError, Engine, Farewell, Greeting, Refusal};
+use crate::engine::{DialogueError, Engine, Farewell, Greeting, Refusal, Tracker};
 use crate::router::backend::BackendError;
 use crate::router::handshake::FIRST_BACKEND;
 use crate::router::porter::{Porter, Turned, gone};
@@ -86,7 +86,9 @@ impl<E: Engine> Session<E> {
                 return Err(End::Denied);
             }
         };
-        self.tracker = E::welcome(&self.startup, &backend.logged_in, self.membership.key(), &mut out);
+        let mut tracker = E::welcome(&self.startup, &backend.logged_in, self.membership.key(), &mut out);
+        tracker.succeeds(&self.tracker);
+        self.tracker = tracker;
         self.membership.attached_to(E::backend_id(&backend.logged_in));
         self.backend = Some(backend);
         self.state = E::State::default();

@@ -71,6 +71,12 @@ impl Statements {
         self.next
     }
 
+    /// Counts on where the statements before `COM_CHANGE_USER` left off, as a server does: drivers close what they had
+    /// prepared before only later, and must not hit a new one.
+    pub(super) fn count_on(&mut self, former: &Statements) {
+        self.next = former.next;
+    }
+
     /// `statement` is prepared.
     pub(super) fn add(&mut self, wire: &mut Wire, mut statement: Statement, mut live: Live) {
         self.last = Some(statement.id);
