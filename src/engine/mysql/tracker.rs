@@ -11,6 +11,7 @@
 //! ```
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 
@@ -35,8 +36,10 @@ mod effects;
 mod fate;
 mod intercept;
 mod looked;
+mod numbers;
 mod server;
 mod statements;
+mod texts;
 mod virtually;
 
 pub(crate) use client::command;
@@ -127,8 +130,12 @@ pub struct Tracker {
     look_again: bool,
     /// What `SHOW` would say, had the session not been moved or asked.
     echo: Option<Echo>,
-    /// The command at the front was looked at and may pass; a number in it is to be this one.
-    passing: Option<Option<u32>>,
+    /// The command at the front was looked at and may pass; these places in its text are to have these numbers.
+    passing: Option<Vec<(Range<usize>, u32)>>,
+    /// The columns of a result that has connections' numbers in it.
+    columns: Vec<numbers::Column>,
+    /// The client has asked this server what it keeps of connections, so it may name one as the server does.
+    sees_server: bool,
     forced: bool,
     /// The name of the `XA` transaction that is open.
     xa: Option<Bytes>,
@@ -184,6 +191,8 @@ impl Tracker {
             look_again: false,
             echo: None,
             passing: None,
+            columns: Vec::new(),
+            sees_server: false,
             forced: false,
             xa: None,
             told: false,
@@ -266,8 +275,8 @@ impl crate::engine::Tracker for Tracker {
         self.scan_client(bytes, admission)
     }
 
-    fn server_bytes(&mut self, bytes: &mut BytesMut, _names: &dyn Fn(u32) -> Option<u32>) -> ServerScan {
-        self.scan_server(bytes)
+    fn server_bytes(&mut self, bytes: &mut BytesMut, names: &dyn Fn(u32) -> Option<u32>) -> ServerScan {
+        self.scan_server(bytes, names)
     }
 
     fn intercept(
@@ -327,7 +336,8 @@ impl crate::engine::Tracker for Tracker {
         self.forget_exchange();
         self.statements.forget_open();
         self.settle();
-        self.passing = None;
+        // A number that the client has from the other server would now hit somebody else.
+        (self.passing, self.sees_server) = (None, false);
         (self.forced, self.told) = (false, false);
         (self.drift, self.look_again) = (Drift::None, false);
     }

@@ -65,6 +65,7 @@ impl Tracker {
             self.suspect(&effects);
         }
         self.wire.called |= traits.has(Traits::CALLS);
+        self.sees_server |= traits.has(Traits::SERVER_NUMBERS);
         self.asks_sequence |= traits.has(Traits::ASKS_SEQUENCE);
         self.draws_sequence |= traits.has(Traits::DRAWS_SEQUENCE);
         self.push(kind, shape, id, traits, effects);
@@ -159,7 +160,10 @@ impl Tracker {
             command::PING => single(self, Traits::KEEPS),
             command::STATISTICS => self.push(kind, Shape::Text, 0, Traits::KEEPS, Vec::new()),
             command::FIELD_LIST => self.push(kind, Shape::Fields, 0, Traits::KEEPS, Vec::new()),
-            command::PROCESS_INFO => self.push(kind, Shape::Results, 0, Traits::default(), Vec::new()),
+            command::PROCESS_INFO => {
+                let traits = Traits::KEEPS | Traits::SERVER_NUMBERS;
+                self.runs(kind, Shape::Results, 0, traits, Vec::new());
+            }
             command::INIT_DB => {
                 let name = Effect::Use(Bytes::copy_from_slice(body.get(1..).unwrap_or_default()));
                 self.runs(kind, Shape::Single, 0, Traits::KEEPS | Traits::SUSPECT, vec![name]);

@@ -6,6 +6,7 @@ use super::answer::{Found, HEAD, Phase, Prepared, Shape};
 use super::commands::Outcome;
 use super::{INSPECTED, Tracker};
 use crate::engine::mysql::packet::{HEADER, SPLIT, packet_length};
+use crate::engine::mysql::sql::Traits;
 use crate::engine::{Loss, ServerScan};
 
 /// A statement's definitions are kept up to this length.
@@ -63,7 +64,11 @@ enum Passes {
 }
 
 impl Tracker {
-    pub(super) fn scan_server(&mut self, bytes: &mut BytesMut) -> ServerScan {
+    pub(super) fn scan_server(
+        &mut self,
+        bytes: &mut BytesMut,
+        names: &dyn Fn(u32) -> Option<u32>,
+    ) -> ServerScan {
         let (mut at, mut farewell, mut violation) = (0, false, false);
         loop {
             let part = self.server_skip.min(bytes.len() - at);
@@ -72,7 +77,7 @@ impl Tracker {
                 break;
             }
             let Some(length) = packet_length(&bytes[at..]) else { break };
-            match self.server_packet(bytes, at, length - HEADER) {
+            match self.server_packet(bytes, at, length - HEADER, names) {
                 Passes::On { present, missing } => {
                     self.server_more = length - HEADER == SPLIT;
                     (at, self.server_skip) = (at + present, missing);
@@ -91,7 +96,13 @@ impl Tracker {
         ServerScan { forward: at, farewell, violation }
     }
 
-    fn server_packet(&mut self, bytes: &mut BytesMut, at: usize, length: usize) -> Passes {
+    fn server_packet(
+        &mut self,
+        bytes: &mut BytesMut,
+        at: usize,
+        length: usize,
+        names: &dyn Fn(u32) -> Option<u32>,
+    ) -> Passes {
         let here = (bytes.len() - at - HEADER).min(length);
         let sequence = bytes[at + 3].wrapping_add(1);
         let passes = Passes::On { present: HEADER + here, missing: length - here };
@@ -103,9 +114,12 @@ impl Tracker {
             return Passes::Incomplete;
         }
         let body = at + HEADER..at + HEADER + here;
-        let Some(shape) = self.pending.front().map(|pending| pending.shape) else {
+        let Some((shape, traits)) = self.pending.front().map(|pending| (pending.shape, pending.traits))
+        else {
             return unasked(&bytes[body], length);
         };
+        let runs = matches!(shape, Shape::Results | Shape::Execution);
+        let numbered = runs && traits.has(Traits::SERVER_NUMBERS);
         let error = error_of(&bytes[body.clone()]).filter(|_| shape != Shape::Text);
         let replaced = self.forced && error == Some(INTERRUPTED);
         let parting = error.is_some_and(is_farewell);
@@ -113,12 +127,25 @@ impl Tracker {
         if (replaced || parting || defines) && here < length && length < INSPECTED {
             return Passes::Incomplete;
         }
+        if numbered && here < length.min(INSPECTED) {
+            return Passes::Incomplete;
+        }
         if parting {
             return Passes::Farewell;
         }
+        let phase = self.answer.phase;
         let found = self.read_head(shape, &bytes[body.clone()], length);
         self.next_sequence(sequence);
         match found {
+            Found::Row if numbered => {
+                let present = self.translate_row(bytes, at, here, shape == Shape::Execution, names);
+                return Passes::On { present: HEADER + present, missing: length - here };
+            }
+            Found::Part if numbered => match phase {
+                Phase::First => self.columns.clear(),
+                Phase::Columns(_) => self.learn_column(&bytes[body], traits.has(Traits::KEEPS)),
+                _ => {}
+            },
             Found::Nonsense => return Passes::Violation,
             Found::Definition => self.define(&bytes[body], here == length),
             Found::Prepared(prepared, _) => {

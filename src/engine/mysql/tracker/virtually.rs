@@ -84,7 +84,7 @@ impl Tracker {
             }
             Special::RowCount(name) => number(name, echo.row_count.to_string(), out, SIGNED_FLAGS),
             // This one is carried over.
-            Special::FoundRows(_) | Special::Kill { .. } | Special::ConnectionId { .. } => return false,
+            Special::FoundRows(_) => return false,
         }
         self.wire.row_count = -1;
         if let Some(echo) = &mut self.echo {
