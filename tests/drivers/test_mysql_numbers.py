@@ -129,7 +129,10 @@ def test_a_transaction_is_found_by_it(server):
     other = server.raw()
     # InnoDB answers from a copy that may be a tenth of a second old.
     for asking in (client, other):
-        found = lambda asking=asking: asking.query(listed + str(client.id)).rows == [(str(client.id).encode(),)]
+
+        def found(asking=asking):
+            return asking.query(listed + str(client.id)).rows == [(str(client.id).encode(),)]
+
         wait_until(found, "the transaction is listed")
     client.query("ROLLBACK")
     client.close()
@@ -177,8 +180,7 @@ def test_a_session_may_kill_itself(server):
 
 
 def test_a_number_of_a_server_that_has_gone_kills_nobody(server):
-    if DIRECT:
-        pytest.fail("there is no server that has gone without a router", pytrace=False)
+    assert not DIRECT, "without a router there is no server that has gone"
     client = server.raw()
     victims = [server.raw() for _ in range(3)]
     # So it is not for the number's sake.

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::lexer::{self, Mode, Token, Tokens};
 
 mod detail;
+pub mod diagnostics;
 mod functions;
 pub mod identity;
 pub mod kill;
@@ -15,7 +16,7 @@ pub mod special;
 
 /// Findings that do not exclude each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Traits(u16);
+pub struct Traits(u32);
 
 impl Traits {
     /// It may change what the session is made of.
@@ -48,8 +49,10 @@ impl Traits {
     pub const SERVER_NUMBERS: Traits = Traits(1 << 13);
     /// `KILL`
     pub const KILLS: Traits = Traits(1 << 14);
-    /// It prepares such a text.
-    pub const PREPARES_KILL: Traits = Traits(1 << 15);
+    /// It prepares a text that must not run later.
+    pub const PREPARES_REFUSED: Traits = Traits(1 << 15);
+    /// `GET DIAGNOSTICS`
+    pub const ASKS_DIAGNOSTICS: Traits = Traits(1 << 16);
     /// What is certain of a text that was not read.
     pub const ANYTHING: Traits =
         Traits(Self::SUSPECT.0 | Self::COMMITS.0 | Self::BEGINS.0 | Self::WRITES.0 | Self::CALLS.0);

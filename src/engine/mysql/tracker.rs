@@ -11,7 +11,6 @@
 //! ```
 
 use std::collections::VecDeque;
-use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 
@@ -20,6 +19,7 @@ use super::farewell;
 use super::greet::Startup;
 use super::lexer::Mode;
 use super::log_in::LoggedIn;
+use super::sql::identity::Edit;
 use super::sql::{Effect, Traits};
 use super::state::{Names, Wire};
 use crate::engine::{
@@ -130,8 +130,10 @@ pub struct Tracker {
     look_again: bool,
     /// What `SHOW` would say, had the session not been moved or asked.
     echo: Option<Echo>,
-    /// The command at the front was looked at and may pass; these places in its text are to have these numbers.
-    passing: Option<Vec<(Range<usize>, u32)>>,
+    /// The command at the front was looked at and may pass, with these changes of what follows its first byte.
+    passing: Option<Vec<Edit>>,
+    /// The number and the state of the error that the last command was answered with.
+    failure: Option<(u16, [u8; 5])>,
     /// The columns of a result that has connections' numbers in it.
     columns: Vec<numbers::Column>,
     /// The client has asked this server what it keeps of connections, so it may name one as the server does.
@@ -191,6 +193,7 @@ impl Tracker {
             look_again: false,
             echo: None,
             passing: None,
+            failure: None,
             columns: Vec::new(),
             sees_server: false,
             forced: false,

@@ -29,6 +29,8 @@ pub(super) fn detail(tokens: &[Token<'_>], text: &[u8], mode: Mode, scan: &mut S
             scan.traits.add(COMMITTING);
         }
         b"prepare" => prepare(rest, mode, scan),
+        // What it assigns is found as in any other statement.
+        b"get" => scan.traits.add(Traits::SUSPECT | Traits::KEEPS | Traits::ASKS_DIAGNOSTICS),
         b"execute" => execute(rest, mode, scan),
         b"deallocate" => deallocate(rest, scan),
         b"xa" => xa(rest, text, scan),
@@ -293,8 +295,8 @@ fn prepares(text: &[u8], mode: Mode, scan: &mut Scan) {
     if traits.has(Traits::OWN_NUMBER) {
         scan.traits.add(Traits::OWN_NUMBER);
     }
-    if traits.has(Traits::KILLS) {
-        scan.traits.add(Traits::PREPARES_KILL);
+    if traits.has(Traits::KILLS) || traits.has(Traits::ASKS_DIAGNOSTICS) {
+        scan.traits.add(Traits::PREPARES_REFUSED);
     }
 }
 

@@ -19,7 +19,7 @@ pub const FIRST: u32 = 1 << 30;
 pub(super) type Placed<'a> = (Token<'a>, Range<usize>);
 
 /// A part of a text that is to be replaced.
-pub(super) type Edit = (Range<usize>, Vec<u8>);
+pub type Edit = (Range<usize>, Vec<u8>);
 
 /// The statements of a text, up to the first that has the body of a routine; that one is not among them.
 pub(super) fn statements(text: &[u8], mode: Mode) -> Vec<Vec<Placed<'_>>> {

@@ -259,12 +259,12 @@ impl Tracker {
     }
 
     fn process_kill(&mut self, bytes: &mut BytesMut, packet: Packet) -> Passes {
-        let Some(numbers) = &self.passing else { return Err(Rest::Intercept) };
-        if let Some((_, id)) = numbers.first()
+        let Some(edits) = &self.passing else { return Err(Rest::Intercept) };
+        if let Some((_, id)) = edits.first()
             && packet.here >= 5
         {
             let start = packet.at + HEADER + 1;
-            bytes[start..start + 4].copy_from_slice(&id.to_le_bytes());
+            bytes[start..start + 4].copy_from_slice(id);
         }
         self.push(command::PROCESS_KILL, Shape::Single, 0, Traits::WRITES, Vec::new());
         Ok(())

@@ -40,9 +40,10 @@ impl Tracker {
         if !matches!(kind, command::PING | command::STATISTICS) {
             self.drift = self.drift.max(Drift::Benign);
         }
-        if !matches!(kind, command::STATISTICS | command::CLOSE | command::LONG_DATA) {
+        let asks = self.pending.back().is_some_and(|pending| pending.traits.has(Traits::ASKS_DIAGNOSTICS));
+        if !asks && !matches!(kind, command::STATISTICS | command::CLOSE | command::LONG_DATA) {
             // What it leaves, the server can be asked for again.
-            self.echo = None;
+            (self.echo, self.failure) = (None, None);
         }
     }
 
@@ -203,11 +204,16 @@ impl Tracker {
         match outcome {
             Outcome::Done(status) => {
                 let left = self.wire.warnings.max(u16::from(self.wire.failed));
+                let row_count = self.wire.row_count;
                 self.one_result(status);
-                if pending.traits.has(Traits::SPECIAL | Traits::KEEPS) && !pending.traits.has(Traits::WRITES)
-                {
+                let asks = pending.traits.has(Traits::ASKS_DIAGNOSTICS);
+                let shows = pending.traits.has(Traits::SPECIAL | Traits::KEEPS);
+                if asks || shows && !pending.traits.has(Traits::WRITES) {
                     // SHOW WARNINGS does not clear what it shows.
                     self.wire.warnings = left;
+                }
+                if asks {
+                    self.wire.row_count = row_count;
                 }
                 self.done(pending, status);
             }

@@ -43,7 +43,7 @@ impl Tracker {
             }
             command::PROCESS_KILL => {
                 let who = Who::Number(u64::from(super::client::statement_id(&input[HEADER..length])));
-                let naming = Naming { at: 1..length - HEADER, purpose: Purpose::End, who };
+                let naming = Naming { at: 0..4, purpose: Purpose::End, who };
                 self.pass_named(input, length, vec![naming], directory, out)
             }
             command::EXECUTE | command::BULK_EXECUTE => {
@@ -78,8 +78,9 @@ impl Tracker {
         let prepares = body[0] == command::PREPARE;
         let text = &body[if prepares { 1 } else { self.text_at(body) }..];
         let traits = sql::scan(text, self.mode()).traits;
-        if traits.has(Traits::PREPARES_KILL) || prepares && traits.has(Traits::KILLS) {
-            // It would run later, with the number of a backend that may have changed.
+        let not_later = traits.has(Traits::KILLS) || traits.has(Traits::ASKS_DIAGNOSTICS);
+        if traits.has(Traits::PREPARES_REFUSED) || prepares && not_later {
+            // The backend, its number and what it remembers of statements may have changed when it runs.
             let text = "This command is not supported in the prepared statement protocol yet";
             return refuse(input, length, out, (NOT_PREPARED, "HY000"), text);
         }
@@ -88,6 +89,16 @@ impl Tracker {
         {
             input.advance(length);
             return Intercepted::Answered;
+        }
+        if traits.has(Traits::ASKS_DIAGNOSTICS) {
+            let said = self.say_diagnostics(text);
+            return match said {
+                Ok(with) => {
+                    self.passing = Some(vec![(0..text.len(), with)]);
+                    Intercepted::Pass
+                }
+                Err((code, state, text)) => refuse(input, length, out, (code, state), text),
+            };
         }
         let namings = kill::namings(text, self.mode());
         self.pass_named(input, length, namings, directory, out)
@@ -102,7 +113,8 @@ impl Tracker {
         directory: &dyn Directory,
         out: &mut BytesMut,
     ) -> Intercepted {
-        match self.resolve(namings, directory) {
+        let binary = input.get(HEADER) == Some(&command::PROCESS_KILL);
+        match self.resolve(namings, binary, directory) {
             Named::Resolved(intercepted) => intercepted,
             Named::Refused(id) => {
                 let id = id.map_or_else(|| "one that only the server knows".to_owned(), |id| id.to_string());
@@ -114,8 +126,8 @@ impl Tracker {
         }
     }
 
-    fn resolve(&mut self, namings: Vec<Naming>, directory: &dyn Directory) -> Named {
-        let (mut numbers, mut ends) = (Vec::new(), Vec::new());
+    fn resolve(&mut self, namings: Vec<Naming>, binary: bool, directory: &dyn Directory) -> Named {
+        let (mut edits, mut ends) = (Vec::new(), Vec::new());
         for Naming { at, purpose, who } in namings {
             let id = match who {
                 Who::Own => u64::from(self.id),
@@ -126,7 +138,10 @@ impl Tracker {
             let known = u32::try_from(id).ok();
             match (known.map_or(Whereabouts::Unknown, |id| directory.find(id)), purpose) {
                 (Whereabouts::At(backend), _) => {
-                    numbers.push((at, backend));
+                    edits.push((
+                        at,
+                        if binary { backend.to_le_bytes().to_vec() } else { backend.to_string().into() },
+                    ));
                     ends.extend(known.filter(|_| purpose == Purpose::End));
                 }
                 // It has none that could be found.
@@ -137,7 +152,7 @@ impl Tracker {
                 (Whereabouts::Unknown, _) => return Named::Refused(Some(id)),
             }
         }
-        self.passing = Some(numbers);
+        self.passing = Some(edits);
         Named::Resolved(if ends.is_empty() { Intercepted::Pass } else { Intercepted::Ends(ends) })
     }
 }

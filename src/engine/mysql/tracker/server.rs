@@ -159,7 +159,11 @@ impl Tracker {
                 return Passes::On { present, missing: 0 };
             }
             Found::Part | Found::Row | Found::End(..) | Found::EndOfText => {}
-            Found::EndOfPrepared | Found::Error(_) | Found::File => {}
+            Found::Error(code) => {
+                let state = bytes[body].get(4..9).and_then(|state| state.try_into().ok());
+                self.failure = state.map(|state| (code, state));
+            }
+            Found::EndOfPrepared | Found::File => {}
         }
         self.progress(found);
         passes

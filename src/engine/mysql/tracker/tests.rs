@@ -578,6 +578,53 @@ fn at_a_shut_gate_only_what_is_open_goes_on() {
 }
 
 #[test]
+fn diagnostics_are_said_again_or_refused_after_a_look() {
+    let mut tracker = tracker();
+    let failing = |tracker: &mut Tracker| {
+        asks(tracker, "SELECT * FROM nix", &framed(1, b"\xff\x7a\x04#42S02text"));
+    };
+    failing(&mut tracker);
+    // The server knows it still.
+    let asked = query("GET DIAGNOSTICS @n = NUMBER");
+    assert_eq!(sends(&mut tracker, &asked), asked);
+    hears(&mut tracker, &ok(2));
+    assert_eq!((tracker.wire().warnings, tracker.wire().row_count), (1, -1));
+    failing(&mut tracker);
+    let row = |level: &'static str, code: &'static str, message: &'static str| {
+        [level, code, message].map(|text| Bytes::from_static(text.as_bytes()))
+    };
+    let warnings = vec![row("Warning", "1264", "far"), row("Error", "1146", "gone")];
+    let mut state = State { warnings, ..State::default() };
+    tracker.complete(&mut state);
+    for (text, said) in [
+        ("GET DIAGNOSTICS @n = NUMBER, @r = ROW_COUNT", "SET @n = CAST(2 AS UNSIGNED), @r = -1"),
+        (
+            "GET DIAGNOSTICS CONDITION 2 @s = RETURNED_SQLSTATE, @e = MYSQL_ERRNO",
+            "SET @s = _utf8 X'3432533032', @e = CAST(1146 AS UNSIGNED)",
+        ),
+        ("GET DIAGNOSTICS CONDITION 1 @m = MESSAGE_TEXT", "SET @m = _utf8 X'666172'"),
+    ] {
+        let (input, _) = looked_at(&mut tracker, &query(text), &Intercepted::Pass);
+        assert_eq!(sends(&mut tracker, &input), query(said));
+        hears(&mut tracker, &ok(2));
+    }
+    for (text, code) in [
+        ("GET DIAGNOSTICS CONDITION 1 @s = RETURNED_SQLSTATE", 1105u16),
+        ("GET DIAGNOSTICS CONDITION 1 @s = CLASS_ORIGIN", 1105),
+        ("GET DIAGNOSTICS @n = NUMBER; SELECT 1", 1105),
+        ("GET DIAGNOSTICS CONDITION 3 @m = MESSAGE_TEXT", 1758),
+        ("PREPARE s FROM 'GET DIAGNOSTICS @n = NUMBER'", 1295),
+    ] {
+        let (_, out) = looked_at(&mut tracker, &query(text), &Intercepted::Answered);
+        assert_eq!(out[4..7], [&[0xff][..], &code.to_le_bytes()].concat(), "{text}");
+    }
+    // It is as it was for the next question.
+    looked_at(&mut tracker, &query("SHOW WARNINGS"), &Intercepted::Answered);
+    asks(&mut tracker, "DO 1", &ok(2));
+    assert_eq!(sends(&mut tracker, &asked), asked);
+}
+
+#[test]
 fn the_context_of_a_statement_is_learnt() {
     let mut tracker = tracker();
     asks(&mut tracker, "SET NAMES utf8mb4", &ok(2));

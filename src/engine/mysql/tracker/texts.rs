@@ -45,7 +45,7 @@ impl Tracker {
         if self.passing.is_none() && self.is_to_be_looked_at(packet.body(bytes), text_at, scan.traits) {
             return Err(Rest::Intercept);
         }
-        let mut changed = self.put_numbers(bytes, packet, text_at);
+        let mut changed = self.put_edits(bytes, packet, text_at);
         if scan.traits.has(Traits::OWN_NUMBER) {
             changed |= self.put_own_number(bytes, packet.at, text_at);
         }
@@ -54,7 +54,11 @@ impl Tracker {
         }
         let length = packet_length(&bytes[packet.at..]).map_or(0, |length| length - HEADER);
         let packet = Packet { length, here: length, ..packet };
-        Ok((self.scan_text(&packet.body(bytes)[text_at..], true), packet))
+        let mut after = self.scan_text(&packet.body(bytes)[text_at..], true);
+        if scan.traits.has(Traits::ASKS_DIAGNOSTICS) {
+            after.traits.add(Traits::ASKS_DIAGNOSTICS);
+        }
+        Ok((after, packet))
     }
 
     fn scan_text(&self, text: &[u8], whole: bool) -> Scan {
@@ -79,26 +83,28 @@ impl Tracker {
 
     /// It names other sessions, or asks what only the router knows.
     fn is_to_be_looked_at(&self, body: &[u8], text_at: usize, traits: Traits) -> bool {
-        if traits.has(Traits::KILLS) || traits.has(Traits::PREPARES_KILL) {
+        if traits.has(Traits::KILLS) || traits.has(Traits::PREPARES_REFUSED) {
             return true;
         }
         if body[0] == command::PREPARE {
             // What is prepared runs later, and elsewhere perhaps.
-            return false;
+            return traits.has(Traits::ASKS_DIAGNOSTICS);
+        }
+        if traits.has(Traits::ASKS_DIAGNOSTICS) && self.echo.is_some() {
+            return true;
         }
         let text = &body[text_at..];
         traits.has(Traits::SERVER_NUMBERS) && !kill::namings(text, self.mode()).is_empty()
             || traits.has(Traits::SPECIAL) && self.echo.is_some() && special(text, self.mode()).is_some()
     }
 
-    /// The numbers of backends in the place of those that clients know. `true`: there were some.
-    fn put_numbers(&mut self, bytes: &mut BytesMut, packet: Packet, text_at: usize) -> bool {
-        let numbers = self.passing.take().unwrap_or_default();
-        for (range, id) in numbers.iter().rev() {
-            let range = text_at + range.start..text_at + range.end;
-            splice_packet(bytes, packet.at, range, id.to_string().as_bytes());
+    /// What a look at the command has found to be changed in it. `true`: there was something.
+    fn put_edits(&mut self, bytes: &mut BytesMut, packet: Packet, text_at: usize) -> bool {
+        let edits = self.passing.take().unwrap_or_default();
+        for (range, with) in edits.iter().rev() {
+            splice_packet(bytes, packet.at, text_at + range.start..text_at + range.end, with);
         }
-        !numbers.is_empty()
+        !edits.is_empty()
     }
 
     /// The number that the client knows in the place of what would yield the backend's. `true`: the text is changed.
