@@ -259,7 +259,7 @@ impl Tracker {
 
     /// Cursors and data sent ahead are soon done with, and nothing can make them anew.
     fn is_holding(&self) -> bool {
-        self.statements.any(|live| live.cursor || live.long_data)
+        self.statements.any_holding(|live| live.cursor || live.long_data)
     }
 
     /// The client may end what it has begun.
@@ -295,8 +295,8 @@ impl crate::engine::Tracker for Tracker {
         match () {
             () if !self.at_rest() => Some(Obstacle::StatementInProgress),
             () if self.standing != Standing::Free => Some(Obstacle::OpenTransaction),
-            () if self.statements.any(|live| live.cursor) => Some(Obstacle::Cursor),
-            () if self.statements.any(|live| live.long_data) => Some(Obstacle::LongData),
+            () if self.statements.any_holding(|live| live.cursor) => Some(Obstacle::Cursor),
+            () if self.statements.any_holding(|live| live.long_data) => Some(Obstacle::LongData),
             () => None,
         }
     }

@@ -251,6 +251,9 @@ impl Tracker {
             (command::RESET_STATEMENT, Some(live)) => (live.long_data, live.cursor) = (false, false),
             _ => {}
         }
+        if kind == command::LONG_DATA {
+            self.statements.holds();
+        }
         match kind {
             command::FETCH => self.push(kind, Shape::Fetched, id, Traits::KEEPS, Vec::new()),
             command::RESET_STATEMENT => self.push(kind, Shape::Single, id, Traits::KEEPS, Vec::new()),

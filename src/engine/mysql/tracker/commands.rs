@@ -233,7 +233,11 @@ impl Tracker {
                 let id = if pending.id == LAST { self.statements.last } else { Some(pending.id) };
                 if let Some(live) = id.and_then(|id| self.statements.get_mut(&self.wire, id)) {
                     live.cursor = status.flags & (answer::CURSOR | answer::LAST_ROW) == answer::CURSOR;
+                    if live.cursor {
+                        self.statements.holds();
+                    }
                 }
+                self.statements.settle();
             }
             _ => {}
         }
