@@ -7,15 +7,19 @@ use std::ops::Range;
 
 use bytes::{BufMut, BytesMut};
 
+use super::answer::{Phase, Shape};
 use super::attributes::skip_value;
 use super::changed::splice_packet;
-use super::{INSPECTED, Tracker};
+use super::{Pending, Tracker};
 use crate::engine::mysql::lexer::{Mode, Token, Tokens};
 use crate::engine::mysql::packet::{self, HEADER};
+use crate::engine::mysql::sql::Traits;
 
 /// `MYSQL_TYPE_LONG`, `MYSQL_TYPE_LONGLONG`
 const LONG: u8 = 3;
 const LONG_LONG: u8 = 8;
+/// No result of a server has more.
+const MAX_COLUMNS: usize = 4096;
 
 /// A column of the result that is coming in.
 #[derive(Debug, Clone, Copy)]
@@ -67,11 +71,22 @@ fn is_call(name: &[u8]) -> bool {
     }
 }
 
+impl Pending {
+    /// Its result may have such numbers in it.
+    pub(super) fn has_numbers(&self) -> bool {
+        self.traits.has(Traits::SERVER_NUMBERS) && matches!(self.shape, Shape::Results | Shape::Execution)
+    }
+}
+
 impl Tracker {
-    /// A definition of the result has come.
-    pub(super) fn learn_column(&mut self, body: &[u8], shows: bool) {
-        if self.columns.len() < INSPECTED {
-            self.columns.push(Column::read(body, shows));
+    /// A packet ahead of the rows of such a result has come.
+    pub(super) fn learn_columns(&mut self, phase: Phase, body: &[u8], shows: bool) {
+        match phase {
+            Phase::First => self.columns.clear(),
+            Phase::Columns(_) if self.columns.len() < MAX_COLUMNS => {
+                self.columns.push(Column::read(body, shows));
+            }
+            _ => {}
         }
     }
 
@@ -81,9 +96,9 @@ impl Tracker {
         bytes: &mut BytesMut,
         at: usize,
         here: usize,
-        binary: bool,
         names: &dyn Fn(u32) -> Option<u32>,
     ) -> usize {
+        let binary = self.pending.front().is_some_and(|pending| pending.shape == Shape::Execution);
         let mut here = here;
         if self.columns.iter().any(|column| column.numbers) {
             let body = &bytes[at + HEADER..at + HEADER + here];

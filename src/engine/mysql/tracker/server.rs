@@ -41,6 +41,11 @@ fn error_of(body: &[u8]) -> Option<u16> {
     }
 }
 
+/// The state of the error that a packet is.
+fn state_of(body: &[u8]) -> Option<[u8; 5]> {
+    body.get(4..9)?.try_into().ok()
+}
+
 /// What comes while nothing is asked can only be last words.
 fn unasked(body: &[u8], length: usize) -> Passes {
     match error_of(body) {
@@ -114,20 +119,14 @@ impl Tracker {
             return Passes::Incomplete;
         }
         let body = at + HEADER..at + HEADER + here;
-        let Some((shape, traits)) = self.pending.front().map(|pending| (pending.shape, pending.traits))
-        else {
-            return unasked(&bytes[body], length);
-        };
-        let runs = matches!(shape, Shape::Results | Shape::Execution);
-        let numbered = runs && traits.has(Traits::SERVER_NUMBERS);
+        let Some(front) = self.pending.front() else { return unasked(&bytes[body], length) };
+        let (shape, traits, numbered) = (front.shape, front.traits, front.has_numbers());
         let error = error_of(&bytes[body.clone()]).filter(|_| shape != Shape::Text);
         let replaced = self.forced && error == Some(INTERRUPTED);
         let parting = error.is_some_and(is_farewell);
         let defines = shape == Shape::Prepared && self.answer.phase != Phase::First;
-        if (replaced || parting || defines) && here < length && length < INSPECTED {
-            return Passes::Incomplete;
-        }
-        if numbered && here < length.min(INSPECTED) {
+        let whole = (replaced || parting || defines) && length < INSPECTED;
+        if whole && here < length || numbered && here < length.min(INSPECTED) {
             return Passes::Incomplete;
         }
         if parting {
@@ -137,15 +136,8 @@ impl Tracker {
         let found = self.read_head(shape, &bytes[body.clone()], length);
         self.next_sequence(sequence);
         match found {
-            Found::Row if numbered => {
-                let present = self.translate_row(bytes, at, here, shape == Shape::Execution, names);
-                return Passes::On { present: HEADER + present, missing: length - here };
-            }
-            Found::Part if numbered => match phase {
-                Phase::First => self.columns.clear(),
-                Phase::Columns(_) => self.learn_column(&bytes[body], traits.has(Traits::KEEPS)),
-                _ => {}
-            },
+            Found::Row if numbered => return self.numbered_row(bytes, at, here, length, names),
+            Found::Part if numbered => self.learn_columns(phase, &bytes[body], traits.has(Traits::KEEPS)),
             Found::Nonsense => return Passes::Violation,
             Found::Definition => self.define(&bytes[body], here == length),
             Found::Prepared(prepared, _) => {
@@ -158,15 +150,24 @@ impl Tracker {
                 self.told = true;
                 return Passes::On { present, missing: 0 };
             }
+            Found::Error(code) => self.failure = state_of(&bytes[body]).map(|state| (code, state)),
             Found::Part | Found::Row | Found::End(..) | Found::EndOfText => {}
-            Found::Error(code) => {
-                let state = bytes[body].get(4..9).and_then(|state| state.try_into().ok());
-                self.failure = state.map(|state| (code, state));
-            }
             Found::EndOfPrepared | Found::File => {}
         }
         self.progress(found);
         passes
+    }
+
+    fn numbered_row(
+        &self,
+        bytes: &mut BytesMut,
+        at: usize,
+        here: usize,
+        length: usize,
+        names: &dyn Fn(u32) -> Option<u32>,
+    ) -> Passes {
+        let present = HEADER + self.translate_row(bytes, at, here, names);
+        Passes::On { present, missing: length - here }
     }
 
     fn read_head(&mut self, shape: Shape, body: &[u8], length: usize) -> Found {

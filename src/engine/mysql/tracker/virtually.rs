@@ -125,7 +125,7 @@ impl Tracker {
                     literal::text(&mut out, b"utf8", message);
                 }
                 (Item::State, Some(row)) => {
-                    literal::text(&mut out, b"utf8", &self.state_of(row).ok_or(unknown)?)
+                    literal::text(&mut out, b"utf8", &self.state_of(row).ok_or(unknown)?);
                 }
                 _ => return Err(unknown),
             }
