@@ -108,8 +108,8 @@ pub enum Intercepted {
     Pass,
     /// It was taken and answered.
     Answered,
-    /// It stays at the front and may pass; it will end the session of this id, if it succeeds.
-    Ends(u32),
+    /// It stays at the front and may pass; it will end the sessions of these ids, if it succeeds.
+    Ends(Vec<u32>),
     /// It stays at the front, and names a session that has no backend: it must have one first.
     Wakes(u32),
     /// It was taken: the client authenticates anew.

@@ -972,6 +972,60 @@ def compressed_connections(server):
 
 
 @carried
+def diagnostics_of_an_error(server):
+    """by SHOW WARNINGS, and by GET DIAGNOSTICS"""
+    connection = server.raw(**PLAIN)
+
+    def fail():
+        connection.query("SET @number = NULL, @rows = NULL, @state = NULL, @code = NULL, @message = NULL")
+        with pytest.raises(ServerError, match="^1146"):
+            connection.query("SELECT * FROM no_such_table")
+
+    fail()
+
+    def check():
+        connection.query("GET DIAGNOSTICS @number = NUMBER, @rows = ROW_COUNT")
+        connection.query(
+            "GET DIAGNOSTICS CONDITION 1 @state = RETURNED_SQLSTATE, @code = MYSQL_ERRNO, @message = MESSAGE_TEXT"
+        )
+        with pytest.raises(ServerError, match="^1758"):
+            connection.query("GET DIAGNOSTICS CONDITION 9 @message = MESSAGE_TEXT")
+        row = connection.query("SELECT @number, @rows, @state, @code, @message").rows[0]
+        assert row == (b"1", b"-1", b"42S02", b"1146", b"Table 'app.no_such_table' doesn't exist")
+        fail()
+
+    return check
+
+
+@carried
+def diagnostics_of_a_warning(server):
+    """what of it nobody can know after a look is refused, not made up"""
+    connection = server.raw(**PLAIN)
+
+    def warn():
+        connection.query("SET @number = NULL, @rows = NULL, @code = NULL, @message = NULL, @state = NULL")
+        truncating = "SELECT CAST('x1' AS SIGNED), CAST('x2' AS SIGNED) FROM numbers LIMIT 1"
+        assert connection.query(truncating).warnings == 2
+
+    warn()
+
+    def check():
+        connection.query("GET DIAGNOSTICS @number = NUMBER, @rows = ROW_COUNT")
+        connection.query("GET DIAGNOSTICS CONDITION 2 @code = MYSQL_ERRNO, @message = MESSAGE_TEXT")
+        try:
+            connection.query("GET DIAGNOSTICS CONDITION 2 @state = RETURNED_SQLSTATE")
+            state = b"22007"
+        except ServerError as error:
+            assert error.code == 1105 and "is not known any more" in error.text
+            state = None
+        row = connection.query("SELECT @number, @rows, @code, @message, @state").rows[0]
+        assert row == (b"2", b"-1", b"1292", b"Truncated incorrect INTEGER value: 'x2'", state)
+        warn()
+
+    return check
+
+
+@carried
 def connection_id(server):
     connection = server.raw(**PLAIN)
 

@@ -8,12 +8,15 @@ use bytes::Bytes;
 use super::lexer::{self, Mode, Token, Tokens};
 
 mod detail;
+pub mod diagnostics;
 mod functions;
+pub mod identity;
+pub mod kill;
 pub mod special;
 
 /// Findings that do not exclude each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Traits(u16);
+pub struct Traits(u32);
 
 impl Traits {
     /// It may change what the session is made of.
@@ -38,8 +41,18 @@ impl Traits {
     pub const ASKS_SEQUENCE: Traits = Traits(1 << 9);
     /// It draws a value from a sequence.
     pub const DRAWS_SEQUENCE: Traits = Traits(1 << 10);
-    /// Perhaps one of the texts that the router answers or changes.
+    /// Perhaps one of the texts that the router answers.
     pub const SPECIAL: Traits = Traits(1 << 11);
+    /// It asks for the connection's own number, or prepares what does.
+    pub const OWN_NUMBER: Traits = Traits(1 << 12);
+    /// It reads what the server keeps of connections, by its own numbers.
+    pub const SERVER_NUMBERS: Traits = Traits(1 << 13);
+    /// `KILL`
+    pub const KILLS: Traits = Traits(1 << 14);
+    /// It prepares a text that must not run later.
+    pub const PREPARES_REFUSED: Traits = Traits(1 << 15);
+    /// `GET DIAGNOSTICS`
+    pub const ASKS_DIAGNOSTICS: Traits = Traits(1 << 16);
     /// What is certain of a text that was not read.
     pub const ANYTHING: Traits =
         Traits(Self::SUSPECT.0 | Self::COMMITS.0 | Self::BEGINS.0 | Self::WRITES.0 | Self::CALLS.0);
@@ -168,7 +181,7 @@ fn verb(word: &[u8]) -> Verb {
         b"savepoint" | b"release" | b"desc" | b"describe" | b"help" => Verb::Rows(Traits::default()),
         b"do" | b"with" | b"explain" => Verb::Rows(Traits::WRITES),
         b"load" => Verb::Rows(Traits::WRITES | Traits::LOADS),
-        b"kill" => Verb::Rows(Traits::WRITES | Traits::SPECIAL),
+        b"kill" => Verb::Rows(Traits::WRITES | Traits::KILLS),
         b"commit" => Verb::Rows(Traits::COMMITS | Traits::ENDS | Traits::WRITES),
         _ => Verb::Detailed,
     }
@@ -261,6 +274,8 @@ impl<'a> Expressions<'a> {
         match token {
             Token::Word(word) => Self::word(word, scan),
             Token::Symbol(b'(') => self.call(scan),
+            Token::Symbol(b'.') => self.qualify(scan),
+            Token::Quoted(name) if identity::is_of_server(name) => scan.traits.add(Traits::SERVER_NUMBERS),
             Token::Variable(name) => {
                 scan.traits.add(Traits::SUSPECT);
                 let name = name.to_ascii_lowercase();
@@ -284,6 +299,9 @@ impl<'a> Expressions<'a> {
     }
 
     fn word(word: &[u8], scan: &mut Scan) {
+        if identity::is_of_server(word) {
+            scan.traits.add(Traits::SERVER_NUMBERS);
+        }
         // The words in question have these lengths.
         if !matches!(word.len(), 4 | 5 | 6 | 8) {
             return;
@@ -300,9 +318,19 @@ impl<'a> Expressions<'a> {
     }
 
     fn system(name: &[u8], scan: &mut Scan) {
+        if identity::is_own_variable(name) {
+            scan.traits.add(Traits::OWN_NUMBER);
+        }
         let name = name.rsplit(|&b| b == b'.').next().unwrap_or(name);
-        if matches!(lower(name, &mut [0; 24]), b"pseudo_thread_id" | b"warning_count" | b"error_count") {
+        if matches!(lower(name, &mut [0; 24]), b"warning_count" | b"error_count") {
             scan.traits.add(Traits::SPECIAL);
+        }
+    }
+
+    /// `sys.`: a schema of the server's own.
+    fn qualify(&self, scan: &mut Scan) {
+        if self.last[3].and_then(|token| token.name()).is_some_and(|name| name.eq_ignore_ascii_case(b"sys")) {
+            scan.traits.add(Traits::SERVER_NUMBERS);
         }
     }
 
@@ -321,7 +349,8 @@ impl<'a> Expressions<'a> {
             return;
         }
         match name {
-            b"connection_id" | b"row_count" | b"found_rows" | b"count" => scan.traits.add(Traits::SPECIAL),
+            b"connection_id" => scan.traits.add(Traits::OWN_NUMBER),
+            b"row_count" | b"found_rows" | b"count" => scan.traits.add(Traits::SPECIAL),
             b"get_lock" => Self::hold(scan, Effect::Hold(Hold::Named)),
             b"release_lock" | b"release_all_locks" => Self::hold(scan, Effect::GiveUp(Hold::Named)),
             b"nextval" => scan.traits.add(Traits::DRAWS_SEQUENCE | Traits::WRITES),

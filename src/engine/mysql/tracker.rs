@@ -19,6 +19,7 @@ use super::farewell;
 use super::greet::Startup;
 use super::lexer::Mode;
 use super::log_in::LoggedIn;
+use super::sql::identity::Edit;
 use super::sql::{Effect, Traits};
 use super::state::{Names, Wire};
 use crate::engine::{
@@ -35,8 +36,10 @@ mod effects;
 mod fate;
 mod intercept;
 mod looked;
+mod numbers;
 mod server;
 mod statements;
+mod texts;
 mod virtually;
 
 pub(crate) use client::command;
@@ -127,8 +130,14 @@ pub struct Tracker {
     look_again: bool,
     /// What `SHOW` would say, had the session not been moved or asked.
     echo: Option<Echo>,
-    /// The command at the front was looked at and may pass; a number in it is to be this one.
-    passing: Option<Option<u32>>,
+    /// The command at the front was looked at and may pass, with these changes of what follows its first byte.
+    passing: Option<Vec<Edit>>,
+    /// The number and the state of the error that the last command was answered with.
+    failure: Option<(u16, [u8; 5])>,
+    /// The columns of a result that has connections' numbers in it.
+    columns: Vec<numbers::Column>,
+    /// The client has asked this server what it keeps of connections, so it may name one as the server does.
+    sees_server: bool,
     forced: bool,
     /// The name of the `XA` transaction that is open.
     xa: Option<Bytes>,
@@ -184,6 +193,9 @@ impl Tracker {
             look_again: false,
             echo: None,
             passing: None,
+            failure: None,
+            columns: Vec::new(),
+            sees_server: false,
             forced: false,
             xa: None,
             told: false,
@@ -247,7 +259,7 @@ impl Tracker {
 
     /// Cursors and data sent ahead are soon done with, and nothing can make them anew.
     fn is_holding(&self) -> bool {
-        self.statements.any(|live| live.cursor || live.long_data)
+        self.statements.any_holding(|live| live.cursor || live.long_data)
     }
 
     /// The client may end what it has begun.
@@ -266,8 +278,8 @@ impl crate::engine::Tracker for Tracker {
         self.scan_client(bytes, admission)
     }
 
-    fn server_bytes(&mut self, bytes: &mut BytesMut, _names: &dyn Fn(u32) -> Option<u32>) -> ServerScan {
-        self.scan_server(bytes)
+    fn server_bytes(&mut self, bytes: &mut BytesMut, names: &dyn Fn(u32) -> Option<u32>) -> ServerScan {
+        self.scan_server(bytes, names)
     }
 
     fn intercept(
@@ -283,8 +295,8 @@ impl crate::engine::Tracker for Tracker {
         match () {
             () if !self.at_rest() => Some(Obstacle::StatementInProgress),
             () if self.standing != Standing::Free => Some(Obstacle::OpenTransaction),
-            () if self.statements.any(|live| live.cursor) => Some(Obstacle::Cursor),
-            () if self.statements.any(|live| live.long_data) => Some(Obstacle::LongData),
+            () if self.statements.any_holding(|live| live.cursor) => Some(Obstacle::Cursor),
+            () if self.statements.any_holding(|live| live.long_data) => Some(Obstacle::LongData),
             () => None,
         }
     }
@@ -327,7 +339,8 @@ impl crate::engine::Tracker for Tracker {
         self.forget_exchange();
         self.statements.forget_open();
         self.settle();
-        self.passing = None;
+        // A number that the client has from the other server would now hit somebody else.
+        (self.passing, self.sees_server) = (None, false);
         (self.forced, self.told) = (false, false);
         (self.drift, self.look_again) = (Drift::None, false);
     }

@@ -3,8 +3,9 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// They start beyond what an operating system gives out, so that none is ever mistaken for a process.
-const FIRST: u32 = 1 << 23;
+/// They start beyond what an operating system or a server gives out, so that none is ever mistaken for a process or a
+/// connection of the server's. All of them fit a signed number of 32 bits, which some clients keep them in.
+const FIRST: u32 = 1 << 30;
 
 /// Gives out ids; see the module.
 #[derive(Debug)]

@@ -44,7 +44,7 @@ impl<E: Engine> Session<E> {
             };
         }
         match intercepted {
-            Intercepted::Ends(id) => self.membership.ends(id),
+            Intercepted::Ends(ids) => ids.into_iter().for_each(|id| self.membership.ends(id)),
             Intercepted::Reauthenticate(request) => return Box::pin(self.reauthenticate(request)).await,
             Intercepted::Pass | Intercepted::Answered | Intercepted::Wakes(_) => {}
         }

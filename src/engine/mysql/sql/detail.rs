@@ -29,7 +29,9 @@ pub(super) fn detail(tokens: &[Token<'_>], text: &[u8], mode: Mode, scan: &mut S
             scan.traits.add(COMMITTING);
         }
         b"prepare" => prepare(rest, mode, scan),
-        b"execute" => execute(rest, scan),
+        // What it assigns is found as in any other statement.
+        b"get" => scan.traits.add(Traits::SUSPECT | Traits::KEEPS | Traits::ASKS_DIAGNOSTICS),
+        b"execute" => execute(rest, mode, scan),
         b"deallocate" => deallocate(rest, scan),
         b"xa" => xa(rest, text, scan),
         b"lock" | b"unlock" | b"flush" | b"backup" | b"handler" => hold(tokens, scan),
@@ -270,7 +272,7 @@ fn statement_name(token: Option<&Token<'_>>) -> Option<Bytes> {
 fn prepare(rest: &[Token<'_>], mode: Mode, scan: &mut Scan) {
     scan.traits.add(Traits::SUSPECT);
     let Some(name) = statement_name(rest.first()) else { return };
-    let text = match rest.get(2..) {
+    let text: Option<Bytes> = match rest.get(2..) {
         // Which of the two quotes it was does not matter where neither is inside.
         Some([Token::Literal(text)]) if !text.windows(2).any(|two| matches!(two, b"''" | b"\"\"")) => {
             Some(lexer::unescaped(text, 0, mode).into())
@@ -281,11 +283,31 @@ fn prepare(rest: &[Token<'_>], mode: Mode, scan: &mut Scan) {
         }
         _ => None,
     };
+    if let Some(text) = &text {
+        prepares(text, mode, scan);
+    }
     scan.effects.push(Effect::Prepare(name, text));
 }
 
-fn execute(rest: &[Token<'_>], scan: &mut Scan) {
+/// What of a text that runs later is to be changed or refused now.
+fn prepares(text: &[u8], mode: Mode, scan: &mut Scan) {
+    let traits = super::scan(text, mode).traits;
+    if traits.has(Traits::OWN_NUMBER) {
+        scan.traits.add(Traits::OWN_NUMBER);
+    }
+    if traits.has(Traits::KILLS) || traits.has(Traits::ASKS_DIAGNOSTICS) {
+        scan.traits.add(Traits::PREPARES_REFUSED);
+    }
+}
+
+fn execute(rest: &[Token<'_>], mode: Mode, scan: &mut Scan) {
     scan.traits.add(Traits::ANYTHING);
+    if let [first, Token::Literal(text), ..] = rest
+        && first.is("immediate")
+    {
+        // Doubled quotes are no hindrance to what is looked for.
+        prepares(&lexer::unescaped(text, 0, mode), mode, scan);
+    }
     if !is(rest, 0, "immediate") {
         scan.traits.remove(Traits::CALLS);
         scan.effects.extend(statement_name(rest.first()).map(Effect::Run));

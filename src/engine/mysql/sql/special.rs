@@ -1,4 +1,4 @@
-//! The few texts that the router answers itself, or changes before they pass.
+//! The few texts that the router answers itself.
 
 use std::ops::Range;
 
@@ -9,25 +9,9 @@ const LONGEST: usize = 256;
 /// Nor are texts of more tokens.
 const MOST: usize = 12;
 
-/// See the module. Ranges are of the text.
+/// See the module.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Special {
-    /// `KILL n`: where the number stands, and which it is.
-    Kill {
-        /// Where it stands.
-        number: Range<usize>,
-        /// The connection's number.
-        id: u32,
-        /// The connection is to end, not only what it runs.
-        connection: bool,
-    },
-    /// `SELECT CONNECTION_ID()` or `@@pseudo_thread_id`: the expression, and whether it has a name of its own.
-    ConnectionId {
-        /// The expression.
-        expression: Range<usize>,
-        /// It has a name.
-        named: bool,
-    },
     /// `SHOW WARNINGS`: which of them.
     Warnings(Limit),
     /// `SHOW ERRORS`
@@ -72,22 +56,10 @@ pub fn special(text: &[u8], mode: Mode) -> Option<Special> {
     }
     let (first, rest) = all.split_first()?;
     match () {
-        () if first.0.is("kill") => kill(rest, text),
         () if first.0.is("show") => show(rest, text),
         () if first.0.is("select") => select(rest, text),
         () => None,
     }
-}
-
-fn kill(rest: &[Placed<'_>], text: &[u8]) -> Option<Special> {
-    let (last, words) = rest.split_last()?;
-    let known = ["hard", "soft", "connection", "query"];
-    if last.0 != Token::Number || words.iter().any(|(token, _)| !known.iter().any(|word| token.is(word))) {
-        return None;
-    }
-    let connection = !words.iter().any(|(token, _)| token.is("query"));
-    let id = std::str::from_utf8(&text[last.1.clone()]).ok()?.parse().ok()?;
-    Some(Special::Kill { number: last.1.clone(), id, connection })
 }
 
 fn show(rest: &[Placed<'_>], text: &[u8]) -> Option<Special> {
@@ -151,9 +123,6 @@ fn select(rest: &[Placed<'_>], text: &[u8]) -> Option<Special> {
     };
     let column = || alias.clone().unwrap_or_else(|| text[expression.clone()].to_vec());
     match () {
-        () if is("connection_id") || variable("pseudo_thread_id") => {
-            Some(Special::ConnectionId { expression: expression.clone(), named: alias.is_some() })
-        }
         () if variable("warning_count") => Some(Special::WarningCount(column())),
         () if variable("error_count") => Some(Special::ErrorCount(column())),
         () if is("row_count") => Some(Special::RowCount(column())),
@@ -182,32 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn kills_are_read() {
-        for (text, expected) in [
-            ("KILL 5", Some((5..6, 5, true))),
-            ("kill query 77 ;", Some((11..13, 77, false))),
-            ("KILL /*!50000 QUERY */ 5", Some((23..24, 5, false))),
-            ("KILL HARD CONNECTION 5", Some((21..22, 5, true))),
-            ("KILL QUERY ID 5", None),
-            ("KILL USER u", None),
-            ("KILL 5; SELECT 1", None),
-            ("KILL 99999999999", None),
-        ] {
-            let expected = expected.map(|(number, id, connection)| Special::Kill { number, id, connection });
-            assert_eq!(of(text), expected, "{text}");
-        }
-    }
-
-    #[test]
     fn questions_are_read_only_if_nothing_else_is_asked() {
-        assert_eq!(
-            of("select connection_id()"),
-            Some(Special::ConnectionId { expression: 7..22, named: false })
-        );
-        assert_eq!(
-            of(" SELECT @@session.pseudo_thread_id AS x;"),
-            Some(Special::ConnectionId { expression: 8..34, named: true })
-        );
         assert_eq!(of("SELECT ROW_COUNT ( ) n"), Some(Special::RowCount(b"n".to_vec())));
         assert_eq!(of("SELECT FOUND_ROWS()"), Some(Special::FoundRows(b"FOUND_ROWS()".to_vec())));
         let limit = |skip, take| Limit { skip, take };
@@ -217,8 +161,8 @@ mod tests {
         assert_eq!(of("SHOW COUNT(*) ERRORS"), Some(Special::ErrorCount(b"@@session.error_count".to_vec())));
         assert_eq!(of("SELECT @@warning_count"), Some(Special::WarningCount(b"@@warning_count".to_vec())));
         for text in [
-            "SELECT connection_id() FROM t",
-            "SELECT 1, CONNECTION_ID()",
+            "SELECT row_count() FROM t",
+            "SELECT 1, ROW_COUNT()",
             "SHOW WARNINGS LIMIT ?",
             "SHOW ERRORS LIMIT",
             "SELECT",

@@ -49,7 +49,8 @@ fn skip_attributes(rest: &mut &[u8]) -> Option<()> {
     Some(())
 }
 
-fn skip_value(kind: u8, rest: &mut &[u8]) -> Option<()> {
+/// Skips a value in its binary form.
+pub(super) fn skip_value(kind: u8, rest: &mut &[u8]) -> Option<()> {
     let length = match kind {
         6 => 0,
         1 => 1,

@@ -4,13 +4,11 @@ use bytes::BytesMut;
 
 use super::answer::Phase;
 use super::attributes::{self, Types};
-use super::changed::splice_packet;
 use super::statements::LAST;
 use super::{INSPECTED, MAX_PENDING, Pending, Shape, Tracker};
 use crate::engine::mysql::capability::bit;
 use crate::engine::mysql::packet::{HEADER, SPLIT, packet_length};
-use crate::engine::mysql::sql::special::{Special, special};
-use crate::engine::mysql::sql::{self, Scan, Traits};
+use crate::engine::mysql::sql::{self, Traits};
 use crate::engine::{Admission, ClientScan, Rest};
 
 /// The commands (MySQL "Command Phase").
@@ -69,7 +67,7 @@ impl Packet {
 }
 
 /// The command is to pass, or why it is not.
-type Passes = Result<(), Rest>;
+pub(super) type Passes = Result<(), Rest>;
 
 impl Tracker {
     pub(super) fn scan_client(&mut self, bytes: &mut BytesMut, admission: Admission) -> ClientScan {
@@ -198,87 +196,6 @@ impl Tracker {
         Ok(())
     }
 
-    /// A text that the router may have to look at or to change first. `true`: it may have been changed.
-    fn special(&mut self, bytes: &mut BytesMut, packet: Packet, text_at: usize) -> Result<bool, Rest> {
-        let text = &packet.body(bytes)[text_at..];
-        let Some(special) = special(text, self.mode()) else { return Ok(false) };
-        let prepares = packet.body(bytes)[0] == command::PREPARE;
-        match (special, self.passing) {
-            (Special::ConnectionId { expression, named }, _) => {
-                let typed = text[expression.clone()].to_vec();
-                let mut with = format!("CAST({} AS UNSIGNED)", self.id).into_bytes();
-                if !named {
-                    with.extend_from_slice(b" AS `");
-                    with.extend_from_slice(&typed);
-                    with.push(b'`');
-                }
-                let range = text_at + expression.start..text_at + expression.end;
-                Ok(splice_packet(bytes, packet.at, range, &with))
-            }
-            // What is prepared runs later, and elsewhere perhaps.
-            _ if prepares => Ok(false),
-            (Special::Kill { number, .. }, Some(Some(id))) => {
-                let range = text_at + number.start..text_at + number.end;
-                Ok(splice_packet(bytes, packet.at, range, id.to_string().as_bytes()))
-            }
-            (_, Some(_)) => Ok(false),
-            (Special::Kill { .. }, None) => Err(Rest::Intercept),
-            (_, None) if self.echo.is_some() => Err(Rest::Intercept),
-            _ => Ok(false),
-        }
-    }
-
-    /// Reads the text of the packet, which may be changed by that. `Ok((scan, all of it is read))`
-    fn read_text(
-        &mut self,
-        bytes: &mut BytesMut,
-        packet: Packet,
-        text_at: usize,
-    ) -> Result<(Scan, bool), Rest> {
-        let text = &packet.body(bytes)[text_at..];
-        let mut scan = sql::scan(text, self.mode());
-        let whole = packet.is_whole();
-        if !whole {
-            // The rest is rows, most probably. A second statement may be anything.
-            let several = self.wire.multi_statements.unwrap_or(self.has(bit::MULTI_STATEMENTS));
-            let more = if several { Traits::ANYTHING | Traits::SEVERAL } else { Traits::default() };
-            scan.traits.add(more | Traits::SUSPECT | Traits::WRITES);
-        }
-        if self.reads_otherwise() {
-            scan.traits.add(Traits::ANYTHING | Traits::SEVERAL);
-        }
-        self.show(&packet.body(bytes)[text_at..]);
-        if scan.traits.has(Traits::SPECIAL) && whole {
-            self.special(bytes, packet, text_at)?;
-        }
-        Ok((scan, whole))
-    }
-
-    /// In these character sets a backslash may be the second half of a letter.
-    fn reads_otherwise(&self) -> bool {
-        let Some(name) = &self.wire.context.character_set else { return false };
-        [&b"big5"[..], b"gbk", b"sjis", b"cp932", b"gb18030"].iter().any(|set| name.eq_ignore_ascii_case(set))
-    }
-
-    fn query(&mut self, bytes: &mut BytesMut, packet: Packet) -> Passes {
-        let text_at = self.text_at(packet.body(bytes));
-        let (scan, _) = self.read_text(bytes, packet, text_at)?;
-        self.runs(command::QUERY, Shape::Results, 0, scan.traits, scan.effects);
-        Ok(())
-    }
-
-    fn prepare(&mut self, bytes: &mut BytesMut, packet: Packet) -> Passes {
-        let before = bytes.len();
-        let (scan, whole) = self.read_text(bytes, packet, 1)?;
-        // It may have been changed.
-        let here = packet.here + bytes.len() - before;
-        let text = &bytes[packet.at + HEADER + 1..packet.at + HEADER + here];
-        self.prepares(text.into(), scan, whole);
-        // The text is read again as it passes.
-        self.collecting = !whole;
-        Ok(())
-    }
-
     fn execute(&mut self, bytes: &mut BytesMut, packet: Packet, kind: u8) -> Passes {
         let id = statement_id(packet.body(bytes));
         let bulk = kind == command::BULK_EXECUTE;
@@ -334,6 +251,9 @@ impl Tracker {
             (command::RESET_STATEMENT, Some(live)) => (live.long_data, live.cursor) = (false, false),
             _ => {}
         }
+        if kind == command::LONG_DATA {
+            self.statements.holds();
+        }
         match kind {
             command::FETCH => self.push(kind, Shape::Fetched, id, Traits::KEEPS, Vec::new()),
             command::RESET_STATEMENT => self.push(kind, Shape::Single, id, Traits::KEEPS, Vec::new()),
@@ -342,13 +262,12 @@ impl Tracker {
     }
 
     fn process_kill(&mut self, bytes: &mut BytesMut, packet: Packet) -> Passes {
-        match self.passing {
-            None => return Err(Rest::Intercept),
-            Some(Some(id)) if packet.here >= 5 => {
-                let start = packet.at + HEADER + 1;
-                bytes[start..start + 4].copy_from_slice(&id.to_le_bytes());
-            }
-            Some(_) => {}
+        let Some(edits) = &self.passing else { return Err(Rest::Intercept) };
+        if let Some((_, id)) = edits.first()
+            && packet.here >= 5
+        {
+            let start = packet.at + HEADER + 1;
+            bytes[start..start + 4].copy_from_slice(id);
         }
         self.push(command::PROCESS_KILL, Shape::Single, 0, Traits::WRITES, Vec::new());
         Ok(())

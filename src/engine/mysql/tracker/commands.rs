@@ -40,9 +40,10 @@ impl Tracker {
         if !matches!(kind, command::PING | command::STATISTICS) {
             self.drift = self.drift.max(Drift::Benign);
         }
-        if !matches!(kind, command::STATISTICS | command::CLOSE | command::LONG_DATA) {
+        let asks = self.pending.back().is_some_and(|pending| pending.traits.has(Traits::ASKS_DIAGNOSTICS));
+        if !asks && !matches!(kind, command::STATISTICS | command::CLOSE | command::LONG_DATA) {
             // What it leaves, the server can be asked for again.
-            self.echo = None;
+            (self.echo, self.failure) = (None, None);
         }
     }
 
@@ -65,6 +66,7 @@ impl Tracker {
             self.suspect(&effects);
         }
         self.wire.called |= traits.has(Traits::CALLS);
+        self.sees_server |= traits.has(Traits::SERVER_NUMBERS);
         self.asks_sequence |= traits.has(Traits::ASKS_SEQUENCE);
         self.draws_sequence |= traits.has(Traits::DRAWS_SEQUENCE);
         self.push(kind, shape, id, traits, effects);
@@ -159,7 +161,10 @@ impl Tracker {
             command::PING => single(self, Traits::KEEPS),
             command::STATISTICS => self.push(kind, Shape::Text, 0, Traits::KEEPS, Vec::new()),
             command::FIELD_LIST => self.push(kind, Shape::Fields, 0, Traits::KEEPS, Vec::new()),
-            command::PROCESS_INFO => self.push(kind, Shape::Results, 0, Traits::default(), Vec::new()),
+            command::PROCESS_INFO => {
+                let traits = Traits::KEEPS | Traits::SERVER_NUMBERS;
+                self.runs(kind, Shape::Results, 0, traits, Vec::new());
+            }
             command::INIT_DB => {
                 let name = Effect::Use(Bytes::copy_from_slice(body.get(1..).unwrap_or_default()));
                 self.runs(kind, Shape::Single, 0, Traits::KEEPS | Traits::SUSPECT, vec![name]);
@@ -199,11 +204,16 @@ impl Tracker {
         match outcome {
             Outcome::Done(status) => {
                 let left = self.wire.warnings.max(u16::from(self.wire.failed));
+                let row_count = self.wire.row_count;
                 self.one_result(status);
-                if pending.traits.has(Traits::SPECIAL | Traits::KEEPS) && !pending.traits.has(Traits::WRITES)
-                {
+                let asks = pending.traits.has(Traits::ASKS_DIAGNOSTICS);
+                let shows = pending.traits.has(Traits::SPECIAL | Traits::KEEPS);
+                if asks || shows && !pending.traits.has(Traits::WRITES) {
                     // SHOW WARNINGS does not clear what it shows.
                     self.wire.warnings = left;
+                }
+                if asks {
+                    self.wire.row_count = row_count;
                 }
                 self.done(pending, status);
             }
@@ -223,7 +233,11 @@ impl Tracker {
                 let id = if pending.id == LAST { self.statements.last } else { Some(pending.id) };
                 if let Some(live) = id.and_then(|id| self.statements.get_mut(&self.wire, id)) {
                     live.cursor = status.flags & (answer::CURSOR | answer::LAST_ROW) == answer::CURSOR;
+                    if live.cursor {
+                        self.statements.holds();
+                    }
                 }
+                self.statements.settle();
             }
             _ => {}
         }

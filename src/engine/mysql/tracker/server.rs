@@ -6,6 +6,7 @@ use super::answer::{Found, HEAD, Phase, Prepared, Shape};
 use super::commands::Outcome;
 use super::{INSPECTED, Tracker};
 use crate::engine::mysql::packet::{HEADER, SPLIT, packet_length};
+use crate::engine::mysql::sql::Traits;
 use crate::engine::{Loss, ServerScan};
 
 /// A statement's definitions are kept up to this length.
@@ -40,6 +41,11 @@ fn error_of(body: &[u8]) -> Option<u16> {
     }
 }
 
+/// The state of the error that a packet is.
+fn state_of(body: &[u8]) -> Option<[u8; 5]> {
+    body.get(4..9)?.try_into().ok()
+}
+
 /// What comes while nothing is asked can only be last words.
 fn unasked(body: &[u8], length: usize) -> Passes {
     match error_of(body) {
@@ -63,7 +69,11 @@ enum Passes {
 }
 
 impl Tracker {
-    pub(super) fn scan_server(&mut self, bytes: &mut BytesMut) -> ServerScan {
+    pub(super) fn scan_server(
+        &mut self,
+        bytes: &mut BytesMut,
+        names: &dyn Fn(u32) -> Option<u32>,
+    ) -> ServerScan {
         let (mut at, mut farewell, mut violation) = (0, false, false);
         loop {
             let part = self.server_skip.min(bytes.len() - at);
@@ -72,7 +82,7 @@ impl Tracker {
                 break;
             }
             let Some(length) = packet_length(&bytes[at..]) else { break };
-            match self.server_packet(bytes, at, length - HEADER) {
+            match self.server_packet(bytes, at, length - HEADER, names) {
                 Passes::On { present, missing } => {
                     self.server_more = length - HEADER == SPLIT;
                     (at, self.server_skip) = (at + present, missing);
@@ -91,7 +101,13 @@ impl Tracker {
         ServerScan { forward: at, farewell, violation }
     }
 
-    fn server_packet(&mut self, bytes: &mut BytesMut, at: usize, length: usize) -> Passes {
+    fn server_packet(
+        &mut self,
+        bytes: &mut BytesMut,
+        at: usize,
+        length: usize,
+        names: &dyn Fn(u32) -> Option<u32>,
+    ) -> Passes {
         let here = (bytes.len() - at - HEADER).min(length);
         let sequence = bytes[at + 3].wrapping_add(1);
         let passes = Passes::On { present: HEADER + here, missing: length - here };
@@ -103,22 +119,25 @@ impl Tracker {
             return Passes::Incomplete;
         }
         let body = at + HEADER..at + HEADER + here;
-        let Some(shape) = self.pending.front().map(|pending| pending.shape) else {
-            return unasked(&bytes[body], length);
-        };
+        let Some(front) = self.pending.front() else { return unasked(&bytes[body], length) };
+        let (shape, traits, numbered) = (front.shape, front.traits, front.has_numbers());
         let error = error_of(&bytes[body.clone()]).filter(|_| shape != Shape::Text);
         let replaced = self.forced && error == Some(INTERRUPTED);
         let parting = error.is_some_and(is_farewell);
         let defines = shape == Shape::Prepared && self.answer.phase != Phase::First;
-        if (replaced || parting || defines) && here < length && length < INSPECTED {
+        let whole = (replaced || parting || defines) && length < INSPECTED;
+        if whole && here < length || numbered && here < length.min(INSPECTED) {
             return Passes::Incomplete;
         }
         if parting {
             return Passes::Farewell;
         }
+        let phase = self.answer.phase;
         let found = self.read_head(shape, &bytes[body.clone()], length);
         self.next_sequence(sequence);
         match found {
+            Found::Row if numbered => return self.numbered_row(bytes, at, here, length, names),
+            Found::Part if numbered => self.learn_columns(phase, &bytes[body], traits.has(Traits::KEEPS)),
             Found::Nonsense => return Passes::Violation,
             Found::Definition => self.define(&bytes[body], here == length),
             Found::Prepared(prepared, _) => {
@@ -131,11 +150,24 @@ impl Tracker {
                 self.told = true;
                 return Passes::On { present, missing: 0 };
             }
+            Found::Error(code) => self.failure = state_of(&bytes[body]).map(|state| (code, state)),
             Found::Part | Found::Row | Found::End(..) | Found::EndOfText => {}
-            Found::EndOfPrepared | Found::Error(_) | Found::File => {}
+            Found::EndOfPrepared | Found::File => {}
         }
         self.progress(found);
         passes
+    }
+
+    fn numbered_row(
+        &self,
+        bytes: &mut BytesMut,
+        at: usize,
+        here: usize,
+        length: usize,
+        names: &dyn Fn(u32) -> Option<u32>,
+    ) -> Passes {
+        let present = HEADER + self.translate_row(bytes, at, here, names);
+        Passes::On { present, missing: length - here }
     }
 
     fn read_head(&mut self, shape: Shape, body: &[u8], length: usize) -> Found {

@@ -60,6 +60,8 @@ pub(super) struct Statements {
     live: Vec<Live>,
     next: u32,
     texts: usize,
+    /// One of them may have a cursor or data sent ahead. It is asked at every command, of hundreds perhaps.
+    may_hold: bool,
     /// The client's id of the one that was prepared last.
     pub(super) last: Option<u32>,
 }
@@ -134,7 +136,7 @@ impl Statements {
     pub(super) fn clear(&mut self, wire: &mut Wire) {
         wire.statements.clear();
         self.live.clear();
-        (self.texts, self.last) = (0, None);
+        (self.texts, self.last, self.may_hold) = (0, None, false);
     }
 
     /// All of them, with what is known.
@@ -150,6 +152,21 @@ impl Statements {
         self.live.iter().any(test)
     }
 
+    /// One of them has a cursor or data sent ahead, perhaps.
+    pub(super) fn holds(&mut self) {
+        self.may_hold = true;
+    }
+
+    /// As [`any`](Statements::any), of what only a statement with a cursor or with data sent ahead can be.
+    pub(super) fn any_holding(&self, test: impl Fn(&Live) -> bool) -> bool {
+        self.may_hold && self.any(test)
+    }
+
+    /// The command is done.
+    pub(super) fn settle(&mut self) {
+        self.may_hold = self.any_holding(|live| live.cursor || live.long_data);
+    }
+
     /// Another server has prepared them: the client's id and the server's.
     pub(super) fn renumber(&mut self, wire: &mut Wire, ids: &[(u32, u32)], gone: &[(u32, Bytes)]) {
         for (statement, live) in self.all(wire) {
@@ -163,6 +180,7 @@ impl Statements {
 
     /// Cursors and data sent ahead are gone.
     pub(super) fn forget_open(&mut self) {
+        self.may_hold = false;
         for live in &mut self.live {
             (live.cursor, live.long_data) = (false, false);
         }

@@ -301,37 +301,147 @@ fn looked_at(tracker: &mut Tracker, bytes: &[u8], expected: &Intercepted) -> (Ve
 #[test]
 fn kills_name_the_backend() {
     let mut tracker = tracker();
-    let (input, _) = looked_at(&mut tracker, &query("KILL 5"), &Intercepted::Ends(5));
+    let (input, _) = looked_at(&mut tracker, &query("KILL 5"), &Intercepted::Ends(vec![5]));
     assert_eq!(sends(&mut tracker, &input), query("KILL 12345"));
     hears(&mut tracker, &ok(2));
     let (input, _) = looked_at(&mut tracker, &query("KILL /*!50000 QUERY */ 5;"), &Intercepted::Pass);
     assert_eq!(sends(&mut tracker, &input), query("KILL /*!50000 QUERY */ 12345;"));
     hears(&mut tracker, &ok(2));
     looked_at(&mut tracker, &query("KILL 6"), &Intercepted::Wakes(6));
-    let (input, _) = looked_at(&mut tracker, &query("KILL 9"), &Intercepted::Pass);
-    assert_eq!(sends(&mut tracker, &input), query("KILL 9"));
+    // Of a number as high as those that clients know the server says itself that there is none.
+    let (input, _) = looked_at(&mut tracker, &query("KILL 1073741900"), &Intercepted::Pass);
+    assert_eq!(sends(&mut tracker, &input), query("KILL 1073741900"));
     hears(&mut tracker, &error(1094));
-    let (input, _) = looked_at(&mut tracker, &framed(0, b"\x0c\x05\0\0\0"), &Intercepted::Ends(5));
+    let (input, _) = looked_at(&mut tracker, &framed(0, b"\x0c\x05\0\0\0"), &Intercepted::Ends(vec![5]));
     assert_eq!(sends(&mut tracker, &input), framed(0, b"\x0c\x39\x30\0\0"));
     hears(&mut tracker, &ok(2));
     // What was looked up before a move is looked up again.
-    looked_at(&mut tracker, &query("KILL 5"), &Intercepted::Ends(5));
+    looked_at(&mut tracker, &query("KILL 5"), &Intercepted::Ends(vec![5]));
     tracker.reattached();
-    looked_at(&mut tracker, &query("KILL 5"), &Intercepted::Ends(5));
+    looked_at(&mut tracker, &query("KILL 5"), &Intercepted::Ends(vec![5]));
+}
+
+#[test]
+fn kills_among_other_statements_name_the_backend() {
+    let mut tracker = tracker();
+    let ends = Intercepted::Ends(vec![5]);
+    let (input, _) = looked_at(&mut tracker, &query("KILL QUERY 5; SELECT 1; KILL 5"), &ends);
+    assert_eq!(sends(&mut tracker, &input), query("KILL QUERY 12345; SELECT 1; KILL 12345"));
+    hears(&mut tracker, &[ok(8 | 2), rows(1, 8 | 2), ok(2)].concat());
+    looked_at(&mut tracker, &query("SELECT 1; KILL 5; KILL 6"), &Intercepted::Wakes(6));
+}
+
+#[test]
+fn a_kill_that_may_hit_somebody_else_is_refused() {
+    let mut tracker = tracker();
+    let refused = |tracker: &mut Tracker, sent: &[u8], code: u16| {
+        let (input, out) = looked_at(tracker, sent, &Intercepted::Answered);
+        assert_eq!((input.len(), &out[4..7]), (0, &[&[0xff][..], &code.to_le_bytes()].concat()[..]));
+    };
+    refused(&mut tracker, &query("KILL 9"), 1094);
+    refused(&mut tracker, &query("KILL @a"), 1094);
+    refused(&mut tracker, &framed(0, b"\x0c\x09\0\0\0"), 1094);
+    refused(&mut tracker, &framed(0, b"\x16KILL QUERY 5"), 1295);
+    refused(&mut tracker, &query("PREPARE s FROM 'KILL 5'"), 1295);
+    refused(&mut tracker, &query("EXECUTE IMMEDIATE \"KILL 5\""), 1295);
+    // Whoever has asked this server may speak of it in its own numbers.
+    asks(&mut tracker, "SHOW PROCESSLIST", &rows(0, 2));
+    for text in ["KILL 9", "KILL @a", "KILL QUERY ID 5"] {
+        let (input, _) = looked_at(&mut tracker, &query(text), &Intercepted::Pass);
+        assert_eq!(sends(&mut tracker, &input), query(text));
+        hears(&mut tracker, &error(1094));
+    }
+    tracker.reattached();
+    refused(&mut tracker, &query("KILL 9"), 1094);
 }
 
 #[test]
 fn the_connection_id_is_the_one_that_clients_know() {
     let mut tracker = tracker();
     assert_eq!(
-        sends(&mut tracker, &query("select connection_id()")),
-        query("select CAST(7 AS UNSIGNED) AS `connection_id()`")
+        sends(&mut tracker, &query("select connection_id(), @@x")),
+        query("select CAST(7 AS UNSIGNED) AS `connection_id()`, @@x")
     );
     hears(&mut tracker, &rows(1, 2));
     let passed = sends(&mut tracker, &framed(0, b"\x16SELECT CONNECTION_ID() AS id"));
     assert_eq!(passed, framed(0, b"\x16SELECT CAST(7 AS UNSIGNED) AS id"));
     hears(&mut tracker, &prepared(1, 0, 1));
     assert_eq!(&tracker.wire().statements[0].text[..], b"SELECT CAST(7 AS UNSIGNED) AS id");
+    let named = query("PREPARE s FROM 'DO CONNECTION_ID()'");
+    assert_eq!(sends(&mut tracker, &named), query("PREPARE s FROM 'DO CAST(7 AS UNSIGNED)'"));
+    hears(&mut tracker, &ok(2));
+    // So that it is the same where it is prepared again.
+    assert_eq!(&tracker.wire().named_statements[0].text[..], b"DO CAST(7 AS UNSIGNED)");
+    let mut old = with(bit::PROTOCOL_41, Product::MySql56);
+    assert_eq!(sends(&mut old, &query("DO CONNECTION_ID()")), query("DO (7|0)"));
+    let mut in_schema = super::tests::tracker();
+    asks(&mut in_schema, "USE performance_schema", &ok(2));
+    let own = query("SELECT * FROM threads WHERE x = CONNECTION_ID()");
+    assert_eq!(sends(&mut in_schema, &own), own);
+}
+
+#[test]
+fn a_number_that_the_server_is_asked_about_is_the_servers() {
+    let mut tracker = tracker();
+    struct High;
+    impl Directory for High {
+        fn find(&self, id: u32) -> Whereabouts {
+            if id == 1 << 30 { Whereabouts::At(5) } else { Whereabouts::Unknown }
+        }
+    }
+    let sent = query("SELECT 1 FROM information_schema.processlist WHERE id IN (1073741824, 1073741825)");
+    let mut input = BytesMut::from(&sent[..]);
+    assert_eq!(tracker.client_bytes(&mut input, Admission::All).rest, Rest::Intercept);
+    assert_eq!(tracker.intercept(&mut input, &High, &mut BytesMut::new()), Intercepted::Pass);
+    let expected = query("SELECT 1 FROM information_schema.processlist WHERE id IN (5, 1073741825)");
+    assert_eq!(sends(&mut tracker, &input), expected);
+}
+
+/// A definition of a column.
+fn definition(sequence: u8, table: &str, name: &str, original: &str, kind: u8) -> Vec<u8> {
+    let mut body = BytesMut::new();
+    for text in ["def", "", table, table, name, original] {
+        packet::put_string(&mut body, text.as_bytes());
+    }
+    body.extend_from_slice(&[0x0c, 63, 0, 10, 0, 0, 0, kind, 0, 0, 0, 0, 0]);
+    framed(sequence, &body)
+}
+
+/// The answer as the client gets it, where backend 5 is session 1073741824.
+fn told(tracker: &mut Tracker, bytes: &[u8]) -> Vec<u8> {
+    let names = |id| (id == 5).then_some(1 << 30);
+    pieces(bytes, &[3, 50], |input| {
+        let scan = tracker.server_bytes(input, &names);
+        assert!(!scan.violation && !scan.farewell);
+        scan.forward
+    })
+}
+
+#[test]
+fn a_list_of_processes_has_the_numbers_that_clients_know() {
+    let mut tracker = tracker();
+    let head = |first| [framed(1, &[2]), first, definition(3, "", "User", "", 253), eof(4, 2)].concat();
+    let shown = || head(definition(2, "", "Id", "", 8));
+    sends(&mut tracker, &query("SHOW PROCESSLIST"));
+    let answer = [shown(), framed(5, b"\x015\x01u"), framed(6, b"\x016\xfb"), eof(7, 2)].concat();
+    let expected = [shown(), framed(5, b"\x0a1073741824\x01u"), framed(6, b"\x016\xfb"), eof(7, 2)].concat();
+    assert_eq!(told(&mut tracker, &answer), expected);
+    assert!(tracker.is_quiet());
+    // Such a name says nothing in another statement.
+    sends(&mut tracker, &query("SELECT 5 AS Id, user FROM information_schema.processlist"));
+    assert_eq!(told(&mut tracker, &answer), answer);
+    let listed = || head(definition(2, "PROCESSLIST", "x", "ID", 8));
+    sends(&mut tracker, &query("SELECT id AS x, user FROM information_schema.processlist"));
+    let answer = [listed(), framed(5, b"\x015\x01u"), eof(6, 2)].concat();
+    let expected = [listed(), framed(5, b"\x0a1073741824\x01u"), eof(6, 2)].concat();
+    assert_eq!(told(&mut tracker, &answer), expected);
+    sends(&mut tracker, &framed(0, b"\x16SHOW PROCESSLIST"));
+    hears(&mut tracker, &prepared(1, 0, 2));
+    sends(&mut tracker, &framed(0, b"\x17\x01\0\0\0\0\x01\0\0\0"));
+    let row = |id: u8, high: u8| framed(5, &[&[0, 0, id, 0, 0, high, 0, 0, 0, 0][..], b"\x01u"].concat());
+    let null = framed(6, b"\0\x0c");
+    let answer = [shown(), row(5, 0), null.clone(), eof(7, 2)].concat();
+    assert_eq!(told(&mut tracker, &answer), [shown(), row(0, 0x40), null, eof(7, 2)].concat());
 }
 
 #[test]
@@ -465,6 +575,53 @@ fn at_a_shut_gate_only_what_is_open_goes_on() {
     assert_eq!((scan.forward, scan.rest), (query("SELECT 1").len(), Rest::Draining));
     let mut more = BytesMut::from(&query("COMMIT")[..]);
     assert_eq!(tracker.client_bytes(&mut more, Admission::Nothing).rest, Rest::Held);
+}
+
+#[test]
+fn diagnostics_are_said_again_or_refused_after_a_look() {
+    let mut tracker = tracker();
+    let failing = |tracker: &mut Tracker| {
+        asks(tracker, "SELECT * FROM nix", &framed(1, b"\xff\x7a\x04#42S02text"));
+    };
+    failing(&mut tracker);
+    // The server knows it still.
+    let asked = query("GET DIAGNOSTICS @n = NUMBER");
+    assert_eq!(sends(&mut tracker, &asked), asked);
+    hears(&mut tracker, &ok(2));
+    assert_eq!((tracker.wire().warnings, tracker.wire().row_count), (1, -1));
+    failing(&mut tracker);
+    let row = |level: &'static str, code: &'static str, message: &'static str| {
+        [level, code, message].map(|text| Bytes::from_static(text.as_bytes()))
+    };
+    let warnings = vec![row("Warning", "1264", "far"), row("Error", "1146", "gone")];
+    let mut state = State { warnings, ..State::default() };
+    tracker.complete(&mut state);
+    for (text, said) in [
+        ("GET DIAGNOSTICS @n = NUMBER, @r = ROW_COUNT", "SET @n = CAST(2 AS UNSIGNED), @r = -1"),
+        (
+            "GET DIAGNOSTICS CONDITION 2 @s = RETURNED_SQLSTATE, @e = MYSQL_ERRNO",
+            "SET @s = _utf8 X'3432533032', @e = CAST(1146 AS UNSIGNED)",
+        ),
+        ("GET DIAGNOSTICS CONDITION 1 @m = MESSAGE_TEXT", "SET @m = _utf8 X'666172'"),
+    ] {
+        let (input, _) = looked_at(&mut tracker, &query(text), &Intercepted::Pass);
+        assert_eq!(sends(&mut tracker, &input), query(said));
+        hears(&mut tracker, &ok(2));
+    }
+    for (text, code) in [
+        ("GET DIAGNOSTICS CONDITION 1 @s = RETURNED_SQLSTATE", 1105u16),
+        ("GET DIAGNOSTICS CONDITION 1 @s = CLASS_ORIGIN", 1105),
+        ("GET DIAGNOSTICS @n = NUMBER; SELECT 1", 1105),
+        ("GET DIAGNOSTICS CONDITION 3 @m = MESSAGE_TEXT", 1758),
+        ("PREPARE s FROM 'GET DIAGNOSTICS @n = NUMBER'", 1295),
+    ] {
+        let (_, out) = looked_at(&mut tracker, &query(text), &Intercepted::Answered);
+        assert_eq!(out[4..7], [&[0xff][..], &code.to_le_bytes()].concat(), "{text}");
+    }
+    // It is as it was for the next question.
+    looked_at(&mut tracker, &query("SHOW WARNINGS"), &Intercepted::Answered);
+    asks(&mut tracker, "DO 1", &ok(2));
+    assert_eq!(sends(&mut tracker, &asked), asked);
 }
 
 #[test]

@@ -7,9 +7,14 @@ use bytes::{BufMut, BytesMut};
 
 use super::Tracker;
 use super::answer::{AUTOCOMMIT, NO_BACKSLASH};
+use crate::engine::mysql::literal;
 use crate::engine::mysql::packet;
+use crate::engine::mysql::sql::diagnostics::{Item, diagnostics};
 use crate::engine::mysql::sql::special::Special;
 
+/// Why a question about the last statement is not answered.
+const LOST: &str = "What the last statement left is not known any more: the session was looked at or moved since. Ask for \
+                    it at once, or by SHOW WARNINGS";
 /// `MYSQL_TYPE_LONGLONG`
 const LONG_LONG: u8 = 8;
 /// `MYSQL_TYPE_LONG`
@@ -84,13 +89,58 @@ impl Tracker {
             }
             Special::RowCount(name) => number(name, echo.row_count.to_string(), out, SIGNED_FLAGS),
             // This one is carried over.
-            Special::FoundRows(_) | Special::Kill { .. } | Special::ConnectionId { .. } => return false,
+            Special::FoundRows(_) => return false,
         }
         self.wire.row_count = -1;
         if let Some(echo) = &mut self.echo {
             echo.row_count = -1;
         }
         true
+    }
+
+    /// `GET DIAGNOSTICS` as a `SET` of the same variables. `Err`: what it is answered with instead.
+    pub(super) fn say_diagnostics(&self, text: &[u8]) -> Result<Vec<u8>, (u16, &'static str, &'static str)> {
+        let unknown = (1105, "HY000", LOST);
+        let Some(echo) = &self.echo else { return Err(unknown) };
+        let asked = diagnostics(text, self.mode()).ok_or(unknown)?;
+        let row = match asked.condition {
+            None => None,
+            Some(number) => {
+                let row = number.checked_sub(1).and_then(|at| echo.warnings.get(at));
+                Some(row.ok_or((1758, "35000", "Invalid condition number"))?)
+            }
+        };
+        let mut out = b"SET ".to_vec();
+        for (index, (variable, item)) in asked.items.iter().enumerate() {
+            out.extend_from_slice(if index == 0 { b"" } else { b", " });
+            out.extend_from_slice(variable);
+            out.extend_from_slice(b" = ");
+            match (item, row) {
+                (Item::Number, _) => out.extend(format!("CAST({} AS UNSIGNED)", echo.warnings.len()).bytes()),
+                (Item::RowCount, _) => out.extend(echo.row_count.to_string().bytes()),
+                (Item::Code, Some([_, code, _])) if literal::is_number(code) => {
+                    out.extend([b"CAST(", &code[..], b" AS UNSIGNED)"].concat());
+                }
+                (Item::Message, Some([_, _, message])) if std::str::from_utf8(message).is_ok() => {
+                    literal::text(&mut out, b"utf8", message);
+                }
+                (Item::State, Some(row)) => {
+                    literal::text(&mut out, b"utf8", &self.state_of(row).ok_or(unknown)?);
+                }
+                _ => return Err(unknown),
+            }
+        }
+        Ok(out)
+    }
+
+    /// Of the error that the client was told its state is known. Of a warning nobody says it any more.
+    fn state_of(&self, row: &[bytes::Bytes; 3]) -> Option<[u8; 5]> {
+        let (code, state) = self.failure?;
+        let is_it = |row: &&[bytes::Bytes; 3]| {
+            row[0].eq_ignore_ascii_case(b"error") && row[1] == code.to_string().as_bytes()
+        };
+        let echo = self.echo.as_ref()?;
+        (is_it(&row) && echo.warnings.iter().filter(is_it).count() == 1).then_some(state)
     }
 
     fn put_result(&self, columns: &[Column<'_>], rows: &[&[&[u8]]], out: &mut BytesMut) {
