@@ -92,8 +92,7 @@ fn thousands_of_statements() {
     std::fs::write(&file, script()).unwrap();
     server.sql("CREATE TABLE t ()");
     let play = |sslmode: &str| {
-        // Thousands of round trips, and others work on this machine, too.
-        let mut psql = server.client("psql", 4 * PATIENCE);
+        let mut psql = server.client("psql", 2 * PATIENCE);
         run(psql.args(["-X", "-a", "-f"]).arg(&file).env("PGSSLMODE", sslmode), &server)
     };
     let expected = play("disable");

@@ -1,6 +1,6 @@
 //! The promise for MySQL and MariaDB: clients work, the capacity changes every second or two, and nobody notices.
 //!
-//! Each storm lasts a third of `SCALEPOINT_STORM_SECONDS`, because there are ten of them. What is asked of it: no client
+//! Each storm lasts half of `SCALEPOINT_STORM_SECONDS`, because there are two servers. What is asked of it: no client
 //! sees an error, and whatever a session had is there after every statement.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -17,8 +17,8 @@ use sqlx::{ConnectOptions as _, Connection as _, MySqlConnection, Row as _};
 
 mod harness;
 
-fn third() -> Duration {
-    duration() / 3
+fn half() -> Duration {
+    duration() / 2
 }
 
 /// Runs one of sysbench's own tests in a storm.
@@ -26,11 +26,11 @@ fn bench(product: Product, test: &str, words: &[&str]) {
     // Of 64 transactions of twenty statements on two cores some last longer than the usual budget of half a second.
     let server = Arc::new(Server::of(&product.cluster("orders", "stall_budget_ms = 3000")));
     server.sysbench(test, &["--threads=2", "prepare"], 2 * PATIENCE);
-    let seconds = third().as_secs();
+    let seconds = half().as_secs();
     let time = format!("--time={seconds}");
     let all: Vec<&str> = words.iter().copied().chain([&*time, "--report-interval=0", "run"]).collect();
     let storm = Storm::over(&server);
-    let printed = server.sysbench(test, &all, third() + PATIENCE);
+    let printed = server.sysbench(test, &all, half() + PATIENCE);
     storm.end(&format!("{product:?} {test} {words:?}"));
     let figure = |name: &str| -> u64 {
         let line = printed.lines().find(|line| line.trim_start().starts_with(name));
@@ -177,7 +177,7 @@ async fn sessions_keep_what_they_have(product: Product) {
     let server = Arc::new(product.start());
     let table = "CREATE TABLE kept (id INT PRIMARY KEY AUTO_INCREMENT, keeper INT, round INT, UNIQUE (keeper, round))";
     server.mysql_run(&[table]).await;
-    let end = Instant::now() + third();
+    let end = Instant::now() + half();
     let mut work = Vec::new();
     let storm = Storm::over(&server);
     for number in 1..=KEEPERS {
