@@ -22,8 +22,8 @@ pub use conversation::{
 pub use framing::{BadFrame, Framing};
 pub use obstacle::Obstacle;
 pub use tracking::{
-    ClientScan, Directory, Doubt, Drift, Fate, Intercepted, Loss, LostTransaction, Rest, ServerScan, Tracker,
-    Whereabouts,
+    ClientScan, Directory, Doubt, Drift, FIRST_CONNECTION_ID, Fate, Intercepted, Loss, LostTransaction, Rest,
+    ServerScan, Tracker, Whereabouts,
 };
 
 /// What a client may begin.

@@ -95,6 +95,10 @@ pub enum Whereabouts {
     At(u32),
 }
 
+/// The lowest number that a client may know its connection by: beyond what an operating system or a server gives out, so
+/// that none is ever mistaken for a process or a connection of the server's.
+pub const FIRST_CONNECTION_ID: u32 = 1 << 30;
+
 /// Knows the sessions by the ids that clients know.
 pub trait Directory {
     /// Where a session is.

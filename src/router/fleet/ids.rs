@@ -3,9 +3,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// They start beyond what an operating system or a server gives out, so that none is ever mistaken for a process or a
-/// connection of the server's. All of them fit a signed number of 32 bits, which some clients keep them in.
-const FIRST: u32 = 1 << 30;
+use crate::engine::FIRST_CONNECTION_ID as FIRST;
 
 /// Gives out ids; see the module.
 #[derive(Debug)]
@@ -42,6 +40,7 @@ impl Ids {
         let mut taken = self.taken();
         loop {
             let id = taken.next;
+            // All of them fit a signed number of 32 bits, which some clients keep them in.
             taken.next = if id >= i32::MAX as u32 { FIRST } else { id + 1 };
             if taken.ids.insert(id) {
                 drop(taken);

@@ -12,8 +12,6 @@ use crate::engine::mysql::literal;
 
 /// An implicit name of a column that is longer is not kept: servers refuse an alias of more than 255 letters.
 const LONGEST_NAME: usize = 200;
-/// The lowest number that a client may know its connection by. No server counts that far.
-pub const FIRST: u32 = 1 << 30;
 
 /// A token and where it stands.
 pub(super) type Placed<'a> = (Token<'a>, Range<usize>);

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::identity::{self, FIRST, Placed};
+use super::identity::{self, Placed};
+use crate::engine::FIRST_CONNECTION_ID;
 use crate::engine::mysql::lexer::{Mode, Token};
 
 /// What is wanted of a connection.
@@ -54,7 +55,7 @@ pub fn namings(text: &[u8], mode: Mode) -> Vec<Naming> {
 fn compared(text: &[u8], (token, at): &Placed<'_>) -> Option<Naming> {
     let id = (*token == Token::Number).then(|| number(text, at)).flatten()?;
     let naming = Naming { at: at.clone(), purpose: Purpose::Compare, who: Who::Number(id) };
-    (id >= u64::from(FIRST)).then_some(naming)
+    (id >= u64::from(FIRST_CONNECTION_ID)).then_some(naming)
 }
 
 fn number(text: &[u8], at: &Range<usize>) -> Option<u64> {

@@ -5,11 +5,10 @@ use bytes::{Buf, BytesMut};
 use super::Tracker;
 use super::client::command;
 use crate::engine::mysql::packet::{self, HEADER, packet_length};
-use crate::engine::mysql::sql::identity::FIRST;
 use crate::engine::mysql::sql::kill::{self, Naming, Purpose, Who};
 use crate::engine::mysql::sql::special::special;
 use crate::engine::mysql::sql::{self, Traits};
-use crate::engine::{Directory, Intercepted, Whereabouts};
+use crate::engine::{Directory, FIRST_CONNECTION_ID, Intercepted, Whereabouts};
 
 /// `ER_NO_SUCH_THREAD`
 const NO_SUCH_THREAD: u16 = 1094;
@@ -148,7 +147,7 @@ impl Tracker {
                 (Whereabouts::Detached | Whereabouts::Unknown, Purpose::Compare) => {}
                 (Whereabouts::Detached, _) => return Named::Resolved(Intercepted::Wakes(known.unwrap_or(0))),
                 // The server says so: no number of its own is as high.
-                (Whereabouts::Unknown, _) if id >= u64::from(FIRST) || self.sees_server => {}
+                (Whereabouts::Unknown, _) if id >= u64::from(FIRST_CONNECTION_ID) || self.sees_server => {}
                 (Whereabouts::Unknown, _) => return Named::Refused(Some(id)),
             }
         }
