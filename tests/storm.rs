@@ -17,10 +17,13 @@ use tokio_postgres::{AsyncMessage, Client, NoTls, Statement};
 mod harness;
 
 /// pgbench's table of accounts has 100,000 rows a unit.
-const SCALE: &str = "4";
+const SCALE: &str = "8";
 
-/// Runs pgbench's own transactions (TPC-B-like) in a storm and counts them.
-fn bench(name: &str, words: &[&str], sslmode: &str) {
+/// One pgbench: how its clients speak and how many there are, and whether over TLS.
+type Bench = (&'static [&'static str], &'static str);
+
+/// Runs pgbench's own transactions (TPC-B-like) in a storm, all `benches` at once, and counts them.
+fn bench(name: &str, benches: &[Bench]) {
     let server = Arc::new(Server::start());
     let fill = server.client("pgbench", 2 * PATIENCE).args(["-i", "-q", "-s", SCALE]).output().unwrap();
     assert!(fill.status.success(), "{}", stderr(&fill));
@@ -28,22 +31,35 @@ fn bench(name: &str, words: &[&str], sslmode: &str) {
     std::fs::create_dir(&logs).unwrap();
     let seconds = duration().as_secs();
     let storm = Storm::over(&server);
-    let ran = server
-        .client("pgbench", Duration::from_secs(seconds) + 2 * PATIENCE)
-        .env("PGSSLMODE", sslmode)
-        .args(["--no-vacuum", "--jobs=2", "--log", "--verbose-errors", &format!("--time={seconds}")])
-        .arg(format!("--log-prefix={}", logs.join("log").display()))
-        .args(words)
-        .output()
-        .unwrap();
+    let run = |number: usize| {
+        let (words, sslmode) = benches[number];
+        let mut pgbench = server.client("pgbench", Duration::from_secs(seconds) + 2 * PATIENCE);
+        pgbench
+            .env("PGSSLMODE", sslmode)
+            .args(["--no-vacuum", "--jobs=2", "--log", "--verbose-errors", &format!("--time={seconds}")])
+            .arg(format!("--log-prefix={}", logs.join(number.to_string()).display()))
+            .args(words);
+        pgbench.output().unwrap()
+    };
+    let run = &run;
+    let ran: Vec<Output> = std::thread::scope(|scope| {
+        let all: Vec<_> = (0..benches.len()).map(|number| scope.spawn(move || run(number))).collect();
+        all.into_iter().map(|one| one.join().unwrap()).collect()
+    });
     storm.end(name);
-    let processed = undisturbed(&ran, &server);
+    let processed: usize = ran.iter().map(|one| undisturbed(one, &server)).sum();
     // pgbench writes a line for each transaction whose end it saw.
     let acknowledged: usize = std::fs::read_dir(&logs)
         .unwrap()
         .map(|log| std::fs::read_to_string(log.unwrap().path()).unwrap().lines().count())
         .sum();
     assert_eq!(acknowledged, processed);
+    balance(&server, processed);
+    eprintln!("{name}: {processed} transactions");
+}
+
+/// pgbench's own check: what was processed is there, once, and nothing else.
+fn balance(server: &Server, processed: usize) {
     let sums = server.sql(
         "SELECT (SELECT count(*) FROM pgbench_history), (SELECT coalesce(sum(delta), 0) FROM pgbench_history), \
          (SELECT sum(abalance) FROM pgbench_accounts), (SELECT sum(tbalance) FROM pgbench_tellers), \
@@ -56,7 +72,6 @@ fn bench(name: &str, words: &[&str], sslmode: &str) {
         "transactions that were acknowledged are not there"
     );
     assert!(sums[1..].iter().all(|sum| *sum == sums[1]), "the balances do not agree: {sums:?}");
-    eprintln!("{name}: {processed} transactions");
 }
 
 /// pgbench saw no error of any kind; how many transactions it counted.
@@ -76,23 +91,16 @@ fn undisturbed(ran: &Output, server: &Server) -> usize {
 }
 
 #[test]
-fn simple_queries() {
-    bench("simple", &["-M", "simple", "-c", "16"], "verify-full");
-}
-
-#[test]
-fn extended_queries() {
-    bench("extended", &["-M", "extended", "-c", "16"], "disable");
-}
-
-#[test]
-fn prepared_statements() {
-    bench("prepared", &["-M", "prepared", "-c", "16"], "verify-full");
+fn pgbench_simple_extended_and_prepared() {
+    let simple: Bench = (&["-M", "simple", "-c", "16"], "verify-full");
+    let extended: Bench = (&["-M", "extended", "-c", "16"], "disable");
+    let prepared: Bench = (&["-M", "prepared", "-c", "16"], "verify-full");
+    bench("simple, extended and prepared", &[simple, extended, prepared]);
 }
 
 #[test]
 fn two_hundred_mostly_idle_clients() {
-    bench("idle", &["-M", "prepared", "-c", "200", "-R", "60"], "verify-full");
+    bench("idle", &[(&["-M", "prepared", "-c", "200", "-R", "60"], "verify-full")]);
 }
 
 /// What a session of the Rust driver has, and looks for after every statement.
