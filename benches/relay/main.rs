@@ -10,6 +10,7 @@ mod bare_relay;
 mod driver;
 mod peers;
 mod pgbench;
+mod report;
 #[path = "../stage/mod.rs"]
 mod stage;
 mod sysbench;
@@ -18,6 +19,7 @@ use driver::{Driver, Run};
 use peers::{Certificate, Peer};
 use stage::bare::Bare;
 use stage::engine::Product;
+use stage::figures::Figures;
 use stage::options::Options;
 use stage::proxy::Proxy;
 use stage::{Stage, median};
@@ -29,7 +31,8 @@ cargo bench --bench relay -- [--quick] [OPTION VALUE]...
   --seconds N   of each measurement (2; with --quick 1)
   --scale N     of the table: 100,000 rows each with pgbench, 10,000 with sysbench (10)
   --only A,B    only these of direct, scalepoint, relay, pgbouncer, pgbouncer-tcp, haproxy (all that are installed)
-  --no-tls      without the measurements through TLS, which only PostgreSQL has";
+  --no-tls      without the measurements through TLS, which only PostgreSQL has
+  --json FILE   write the figures there";
 
 /// What the driver said, and the process in the middle used.
 #[derive(Debug, Clone, Copy)]
@@ -41,7 +44,8 @@ struct Seen {
 }
 
 fn main() {
-    let known = ["--quick", "--server", "--rounds", "--seconds", "--scale", "--only", "--no-tls", "--help"];
+    let known =
+        ["--quick", "--server", "--rounds", "--seconds", "--scale", "--only", "--no-tls", "--json", "--help"];
     let options = Options::read(&known);
     if options.has("--help") {
         println!("{HELP}");
@@ -70,9 +74,13 @@ fn main() {
     driver.fill(&stage, bare.port);
 
     let peers = peers(&stage, &bare, &proxy, certificate.as_ref(), only.as_deref());
+    let mut figures = Figures::new(&options);
     for run in runs(certificate.is_some() && !options.has("--no-tls")) {
-        measure(&stage, &*driver, &peers, run, (rounds, seconds));
+        let seen = measure(&stage, &*driver, &peers, run, (rounds, seconds));
+        print(run, &seen);
+        report::add(&mut figures, product, run, &seen);
     }
+    figures.write();
 }
 
 fn peers(
@@ -107,14 +115,37 @@ fn runs(with_tls: bool) -> Vec<Run> {
     runs
 }
 
-fn measure(stage: &Stage, driver: &dyn Driver, peers: &[Peer], run: Run, (rounds, seconds): (u32, u32)) {
+/// What was seen of one peer, round by round.
+struct Rounds {
+    name: &'static str,
+    seen: Vec<Seen>,
+}
+
+impl Rounds {
+    fn median(&self, of: fn(&Seen) -> f64) -> f64 {
+        median(&self.seen.iter().map(of).collect::<Vec<_>>())
+    }
+}
+
+fn measure(
+    stage: &Stage,
+    driver: &dyn Driver,
+    peers: &[Peer],
+    run: Run,
+    (rounds, seconds): (u32, u32),
+) -> Vec<Rounds> {
     let peers: Vec<&Peer> = peers.iter().filter(|peer| peer.has_tls || !run.tls).collect();
-    let mut seen: Vec<Vec<Seen>> = peers.iter().map(|_| Vec::new()).collect();
+    let mut all: Vec<Rounds> =
+        peers.iter().map(|peer| Rounds { name: peer.name, seen: Vec::new() }).collect();
     for _ in 0..rounds {
-        for (peer, seen) in peers.iter().zip(&mut seen) {
-            seen.push(see(stage, driver, peer, run, seconds));
+        for (peer, rounds) in peers.iter().zip(&mut all) {
+            rounds.seen.push(see(stage, driver, peer, run, seconds));
         }
     }
+    all
+}
+
+fn print(run: Run, all: &[Rounds]) {
     let tls = if run.tls { ", TLS" } else { "" };
     let protocol = if run.prepared { "prepared" } else { "simple" };
     println!("\n{protocol} protocol, {} client(s){tls}", run.clients);
@@ -122,17 +153,16 @@ fn measure(stage: &Stage, driver: &dyn Driver, peers: &[Peer], run: Run, (rounds
         "  {:14} {:>9} {:>7} {:>10} {:>9} {:>12}",
         "", "tps", "ratio", "latency ms", "added ms", "CPU s / 1M"
     );
-    let middle = |seen: &[Seen], of: fn(&Seen) -> f64| median(&seen.iter().map(of).collect::<Vec<_>>());
-    let direct_tps = middle(&seen[0], |s| s.per_second);
-    let direct_ms = middle(&seen[0], |s| s.latency_ms);
-    for (peer, seen) in peers.iter().zip(&seen) {
-        let (tps, ms) = (middle(seen, |s| s.per_second), middle(seen, |s| s.latency_ms));
+    let direct_tps = all[0].median(|s| s.per_second);
+    let direct_ms = all[0].median(|s| s.latency_ms);
+    for rounds in all {
+        let (tps, ms) = (rounds.median(|s| s.per_second), rounds.median(|s| s.latency_ms));
         println!(
             "  {:14} {tps:9.0} {:7.2} {ms:10.3} {:9.3} {:12.1}",
-            peer.name,
+            rounds.name,
             tps / direct_tps,
             ms - direct_ms,
-            middle(seen, |s| s.cpu_seconds),
+            rounds.median(|s| s.cpu_seconds),
         );
     }
 }

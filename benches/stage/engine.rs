@@ -35,6 +35,15 @@ impl FromStr for Product {
 }
 
 impl Product {
+    /// As `--server` calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Product::Postgres => "postgres",
+            Product::MariaDb => "mariadb",
+            Product::MySql9 => "mysql9",
+        }
+    }
+
     /// Finds its programs.
     pub fn engine(self) -> Box<dyn Engine> {
         match self {

@@ -5,6 +5,7 @@
 
 pub mod bare;
 pub mod engine;
+pub mod figures;
 pub mod mysql;
 pub mod options;
 pub mod postgres;

@@ -68,6 +68,8 @@ struct Shared {
     all: Mutex<Latencies>,
     quiet: Mutex<Latencies>,
     worst: Vec<AtomicU64>,
+    /// When transactions ended, while a change is under way.
+    ends: Mutex<Vec<Instant>>,
     errors: Mutex<Vec<String>>,
 }
 
@@ -88,6 +90,7 @@ impl Clients {
             all: latencies(),
             quiet: latencies(),
             worst: (0..load.clients).map(|_| AtomicU64::new(0)).collect(),
+            ends: Mutex::default(),
             errors: Mutex::default(),
         });
         let (load, theirs) = (load.clone(), Arc::clone(&shared));
@@ -127,6 +130,7 @@ impl Clients {
     /// A change is about to begin.
     pub(crate) fn window(&self) {
         self.shared.worst.iter().for_each(|worst| worst.store(0, Ordering::Relaxed));
+        self.shared.ends.lock().expect("a lock").clear();
         self.shared.in_window.store(true, Ordering::Relaxed);
     }
 
@@ -134,6 +138,16 @@ impl Clients {
     pub(crate) fn felt(&self) -> Vec<f64> {
         self.shared.in_window.store(false, Ordering::Relaxed);
         self.shared.worst.iter().map(|worst| worst.load(Ordering::Relaxed) as f64 / 1000.0).collect()
+    }
+
+    /// When transactions ended in this change, as seconds since `zero`.
+    pub(crate) fn ends(&self, zero: Instant) -> Vec<f64> {
+        let ends = self.shared.ends.lock().expect("a lock");
+        let since = |end: &Instant| match end.checked_duration_since(zero) {
+            Some(after) => after.as_secs_f64(),
+            None => -zero.duration_since(*end).as_secs_f64(),
+        };
+        ends.iter().map(since).collect()
     }
 
     /// Latencies so far: all of them, and those outside of changes.
@@ -190,7 +204,9 @@ impl Shared {
         let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX).max(1);
         self.worst[number].fetch_max(micros, Ordering::Relaxed);
         self.all.lock().expect("a lock").saturating_record(micros);
-        if !self.in_window.load(Ordering::Relaxed) {
+        if self.in_window.load(Ordering::Relaxed) {
+            self.ends.lock().expect("a lock").push(Instant::now());
+        } else {
             self.quiet.lock().expect("a lock").saturating_record(micros);
         }
     }

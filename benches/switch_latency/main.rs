@@ -20,13 +20,14 @@ mod clients;
 mod mysql;
 mod mysql_wire;
 mod postgres;
+mod report;
 mod restart;
 #[path = "../stage/mod.rs"]
 mod stage;
 mod subject;
 
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clients::{Clients, Load};
 use restart::{Restart, restart};
@@ -48,7 +49,8 @@ cargo bench --bench switch_latency -- [--quick] [OPTION VALUE]...
   --scale N     pgbench's scale: 100,000 rows each (10)
   --load X      simple | prepared | write: what they run (prepared); see benches/README.md
   --pause-ms N  between two changes (1000)
-  --log FILE    keep scalepoint's debug log";
+  --log FILE    keep scalepoint's debug log
+  --json FILE   write the figures there";
 
 /// The scalepoint's change is over when its answer comes; what the clients felt, a little later.
 const SETTLE: Duration = Duration::from_millis(400);
@@ -60,6 +62,8 @@ struct Turn {
     report: ScaleReport,
     /// The longest wait of each client, ms.
     felt: Vec<f64>,
+    /// When transactions ended, seconds since the gate was shut.
+    ends: Vec<f64>,
     bare: Restart,
 }
 
@@ -75,6 +79,7 @@ fn main() {
         "--load",
         "--pause-ms",
         "--log",
+        "--json",
         "--help",
     ];
     let options = Options::read(&known);
@@ -114,6 +119,7 @@ fn main() {
     let turns: Vec<Turn> = (1..=changes).map(|number| pair.turn(pause, number)).collect();
     print_overall(&clients);
     print_comparison(&turns);
+    report::write(&options, product, &load, &clients, &turns);
     if options.has("--quick") {
         println!("(a quick run: too few changes for more than an impression)");
     }
@@ -141,9 +147,10 @@ impl Pair<'_, '_> {
         sleep(pause);
         clients.window();
         let report = proxy.scale(if number.is_multiple_of(2) { 4 } else { 8 });
+        let shut = Instant::now() - Duration::from_millis(report.stall_ms);
         assert!(report.outcome == Outcome::Scaled, "the change was not carried out: {report:?}");
         sleep(SETTLE);
-        let felt = clients.felt();
+        let (felt, ends) = (clients.felt(), clients.ends(shut.into()));
         clients.pause();
         sleep(SILENCE);
         subject.warm(stage, self.bare.port);
@@ -153,7 +160,7 @@ impl Pair<'_, '_> {
             "{number:3}  felt {worst:6.1}   hold {:4}  hand-over {:4}  stall {:4}   bare: gone {:5.1}  ready {:5.1}  first {:5.1}  all {:5.1}",
             report.hold_ms, report.handover_ms, report.stall_ms, bare.gone, bare.ready, bare.first, bare.all,
         );
-        Turn { report, felt, bare }
+        Turn { report, felt, ends, bare }
     }
 }
 

@@ -1,0 +1,75 @@
+//! The same figures for `scripts/bench`.
+
+use crate::Turn;
+use crate::clients::{Clients, Load};
+use crate::stage::engine::Product;
+use crate::stage::figures::{Figure, Figures, Target};
+use crate::stage::options::Options;
+use crate::stage::{median, quantile};
+
+/// One point of throughput over time, seconds.
+const BIN: f64 = 0.02;
+/// How far the picture goes, seconds before and after the gate is shut.
+const PICTURE: (f64, f64) = (-0.1, 0.5);
+/// Of the latency distribution.
+const SHARES: [f64; 12] = [0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995, 0.999, 0.9995, 0.9999, 1.0];
+
+/// Writes them to what `--json` names.
+pub(crate) fn write(options: &Options, product: Product, load: &Load, clients: &Clients, turns: &[Turn]) {
+    let mut figures = Figures::new(options);
+    let server = product.name();
+    let of = |value: &dyn Fn(&Turn) -> f64| median(&turns.iter().map(value).collect::<Vec<_>>());
+    let stall = of(&|turn| turn.report.stall_ms as f64);
+    let felt = of(&|turn| quantile(&turn.felt, 1.0));
+    let first_served = of(&|turn| quantile(&turn.felt, 0.0));
+    let idle = if load.idle > 0 { format!(".idle{}", load.idle) } else { String::new() };
+    let compared = [
+        (
+            "open_vs_ready",
+            "gate shut to open / bare restart until ready",
+            stall,
+            of(&|turn| turn.bare.ready),
+            Target::AtMost(1.15),
+        ),
+        (
+            "first_vs_first",
+            "shortest wait of a client / bare restart until the first answer",
+            first_served,
+            of(&|turn| turn.bare.first),
+            Target::AtMost(1.15),
+        ),
+        (
+            "last_vs_all",
+            "longest wait of a client / bare restart until all have answered",
+            felt,
+            of(&|turn| turn.bare.all),
+            Target::AtMost(1.15),
+        ),
+    ];
+    for (key, what, ours, theirs, target) in compared {
+        let (key, what) = (format!("switch.{server}.restart{idle}.{key}"), format!("{server}: {what}"));
+        figures.add(Figure { key, what, ours, theirs, unit: "ms", runs: turns.len(), target });
+    }
+    let (all, quiet) = clients.latencies();
+    for (name, seen) in [("changes included", all), ("outside of changes", quiet)] {
+        let ms = |share: &f64| (*share, seen.value_at_quantile(*share) as f64 / 1000.0);
+        let points: Vec<(f64, f64)> = SHARES.iter().map(ms).collect();
+        figures.curve("latency", &format!("{server}{idle}, {name}"), &points);
+    }
+    figures.curve("throughput", &format!("{server}{idle}"), &throughput(turns));
+    figures.curve("stall", server, &[((load.clients + load.idle) as f64, stall)]);
+    figures.write();
+}
+
+/// Transactions per second before, in and after a change, the mean of all changes.
+fn throughput(turns: &[Turn]) -> Vec<(f64, f64)> {
+    let mut points = Vec::new();
+    let mut at = PICTURE.0;
+    while at < PICTURE.1 {
+        let ended =
+            turns.iter().flat_map(|turn| &turn.ends).filter(|end| (at..at + BIN).contains(*end)).count();
+        points.push((at + BIN / 2.0, ended as f64 / BIN / turns.len().max(1) as f64));
+        at += BIN;
+    }
+    points
+}
