@@ -30,6 +30,7 @@ import time
 
 import psycopg
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 # They are full of assertions, too.
 pytest.register_assert_rewrite("bad_input", "crash_cases", "crash_engines")
@@ -38,13 +39,21 @@ pytest.register_assert_rewrite("bad_input", "crash_cases", "crash_engines")
 SERVERS = {"mariadb", "mysql9", "mysql56", "10", "12", "14", "15", "16", "17", "18"}
 
 
-def pytest_collection_modifyitems(items):
-    """Tests of one file and one server share what they start, so xdist's `loadgroup` keeps them on one worker."""
-    for item in items:
-        values = item.callspec.params.values() if hasattr(item, "callspec") else ()
-        words = [word for value in values for word in (value if isinstance(value, tuple) else (value,))]
-        servers = [word for word in words if isinstance(word, str) and word in SERVERS]
-        item.add_marker(pytest.mark.xdist_group("-".join([item.path.stem, *servers[:1]])))
+class ByServer(LoadScopeScheduling):
+    """Tests of one file and one server share what they start, so they stay on one worker.
+
+    By the name of a test, because pytest 9 keeps xdist's `loadgroup` from marking it.
+    """
+
+    def _split_scope(self, nodeid):
+        path, _, name = nodeid.partition("::")
+        values = name.partition("[")[2].rstrip("]").split("-")
+        servers = [value for value in values if value in SERVERS]
+        return "-".join([path, *servers[:1]])
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return ByServer(config, log)
 
 
 START_DEADLINE = 60
