@@ -33,7 +33,7 @@ pub enum Attachment {
     /// It has one and may be using it.
     Attached,
     /// It has one and holds still (only while the gate is shut).
-    Parked,
+    Still,
     /// It has one, holds still, and must fetch something from it before the database goes.
     Fetching,
     /// It has one, holds still, and has state that cannot be carried.
@@ -169,7 +169,7 @@ impl Members {
 /// How far a hold has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Held {
-    /// Everybody who has a backend is parked.
+    /// Everybody who has a backend holds still.
     All,
     /// This many are not.
     Waiting(usize),
@@ -262,15 +262,15 @@ impl Fleet {
         self.open();
     }
 
-    /// Opens the gate; parked sessions go on where they were.
+    /// Opens the gate; sessions that hold still go on where they were.
     pub(super) fn open(&self) {
-        // First the signal: whoever would park after the count was put right must find the gate open.
+        // First the signal: whoever would hold still after the count was put right must find the gate open.
         self.signal(|signal| signal.phase = Phase::Open);
         let mut members = self.members();
-        let held = [Attachment::Parked, Attachment::Fetching, Attachment::Blocked];
-        let parked = members.sessions.iter().filter(|(_, m)| held.contains(&m.attachment));
-        let parked: Vec<u32> = parked.map(|(id, _)| *id).collect();
-        parked.into_iter().for_each(|id| members.set(id, Attachment::Attached));
+        let held = [Attachment::Still, Attachment::Fetching, Attachment::Blocked];
+        let still = members.sessions.iter().filter(|(_, m)| held.contains(&m.attachment));
+        let still: Vec<u32> = still.map(|(id, _)| *id).collect();
+        still.into_iter().for_each(|id| members.set(id, Attachment::Attached));
     }
 
     /// No database serves any more.
@@ -310,7 +310,7 @@ impl Fleet {
         let attached = counts.iter().sum::<usize>() - without;
         match self.emptied {
             true => attached + self.aides.load(Ordering::Relaxed),
-            false => attached - counts[Attachment::Parked as usize],
+            false => attached - counts[Attachment::Still as usize],
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!              the client speaks, gate open                gate shut and at rest
-//!   Detached ─────────────────────────────► Attached ─────────────────────────────► Parked
+//!   Detached ─────────────────────────────► Attached ─────────────────────────────► Still
 //!      ▲  ▲         (log in, restore)        │    ▲                                  │  │
 //!      │  └─────── the database dies ────────┘    └──────── the gate opens ──────────┘  │
 //!      └───────────────────────────── the gate says: let go ────────────────────────────┘
@@ -138,7 +138,7 @@ impl<E: Engine> Session<E> {
         }
         match signal.phase {
             Phase::Shut { forced: true }
-                if !self.rest.is_parked(signal.round)
+                if !self.rest.holds_still(signal.round)
                     || (!self.doubt.stands_by() && self.rest.standing().is_some()) =>
             {
                 // What stood by for an earlier hold has to come to rest for this one.
@@ -184,7 +184,7 @@ impl<E: Engine> Session<E> {
             // Answered after all: it comes to rest like any other.
             self.doubt = InDoubt::No;
             self.rest.goes_on();
-            self.membership.unpark(signal.round);
+            self.membership.move_on(signal.round);
             return Ok(());
         }
         if signal.phase != Phase::Open {
@@ -227,7 +227,7 @@ impl<E: Engine> Session<E> {
             _ => Admission::OpenTransaction,
         };
         let report = match signal.phase {
-            Phase::Shut { .. } if !self.rest.is_parked(signal.round) => Report::Quiet,
+            Phase::Shut { .. } if !self.rest.holds_still(signal.round) => Report::Quiet,
             Phase::Closing => Report::Quiet,
             Phase::Open if self.rest.survey_due() || self.rest.is_overdue() => Report::Quiet,
             Phase::Open if self.rest.due().is_none() => Report::Drifted,

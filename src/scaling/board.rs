@@ -208,7 +208,7 @@ pub fn state(view: &SessionView) -> &'static str {
     use crate::router::Obstacle;
     match (view.attachment, view.doing.obstacle) {
         (Attachment::Detached, _) => "detached",
-        (Attachment::Parked | Attachment::Fetching | Attachment::Blocked, _) => "held",
+        (Attachment::Still | Attachment::Fetching | Attachment::Blocked, _) => "held",
         (Attachment::Attached, Some(Obstacle::OpenTransaction)) => "in_transaction",
         (Attachment::Attached, Some(Obstacle::StatementInProgress)) => "active",
         (Attachment::Attached, _) => "idle",

@@ -52,7 +52,7 @@ pub struct Change {
 
 /// How a search ended.
 enum Found {
-    /// Everybody is parked; the gate was shut at this time.
+    /// Everybody holds still; the gate was shut at this time.
     Point(Hold, Instant),
     /// The same, by force.
     Forced(Hold, Instant),

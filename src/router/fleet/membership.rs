@@ -113,7 +113,7 @@ impl Membership {
     }
 
     /// The session holds still for the hold of this round, in one of the three ways.
-    pub fn park(&self, round: u64, how: Attachment) {
+    pub fn keep_still(&self, round: u64, how: Attachment) {
         let mut members = self.fleet.members();
         let signal = self.fleet.signal.borrow().clone();
         let current = signal.round == round && matches!(signal.phase, Phase::Shut { .. });
@@ -126,12 +126,12 @@ impl Membership {
     }
 
     /// The session does not hold still for the hold of this round any more.
-    pub fn unpark(&self, round: u64) {
+    pub fn move_on(&self, round: u64) {
         let mut members = self.fleet.members();
         let signal = self.fleet.signal.borrow().clone();
         let current = signal.round == round && matches!(signal.phase, Phase::Shut { .. });
-        let parked = members.sessions.get(&self.id).is_some_and(|m| m.attachment == Attachment::Parked);
-        if current && parked {
+        let still = members.sessions.get(&self.id).is_some_and(|m| m.attachment == Attachment::Still);
+        if current && still {
             members.set(self.id, Attachment::Attached);
         }
         drop(members);
@@ -240,15 +240,15 @@ mod tests {
         let session = attached(&fleet);
         let hold = fleet.hold();
         let round = fleet.gate().borrow().round;
-        session.park(round, Attachment::Parked);
-        session.unpark(round + 1);
+        session.keep_still(round, Attachment::Still);
+        session.move_on(round + 1);
         assert_eq!(fleet.held(), Held::All);
-        session.unpark(round);
+        session.move_on(round);
         assert_eq!(fleet.held(), Held::Waiting(1));
         // Behind the point of no return nothing changes any more.
-        session.park(round, Attachment::Parked);
+        session.keep_still(round, Attachment::Still);
         let let_go = hold.let_go();
-        session.unpark(round);
+        session.move_on(round);
         assert_eq!(fleet.held(), Held::All);
         drop(let_go);
     }

@@ -94,8 +94,8 @@ impl<E: Engine> Session<E> {
                 if lost.is_some() {
                     return self.backend_lost().await;
                 }
-                self.rest.parks(signal.round);
-                self.membership.park(signal.round, Attachment::Parked);
+                self.rest.stands_still(signal.round);
+                self.membership.keep_still(signal.round, Attachment::Still);
                 Ok(())
             }
             (None, None) => self.closed(otherwise),

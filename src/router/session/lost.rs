@@ -24,7 +24,7 @@ impl<E: Engine> Session<E> {
 
     /// One stretch with a backend that the client must not speak to yet.
     pub(super) async fn in_lost_transaction(&mut self, signal: &Signal) -> Result<(), End> {
-        if matches!(signal.phase, Phase::Shut { .. }) && !self.rest.is_parked(signal.round) {
+        if matches!(signal.phase, Phase::Shut { .. }) && !self.rest.holds_still(signal.round) {
             return self.at_rest(signal).await;
         }
         self.answer_for_lost().await?;
