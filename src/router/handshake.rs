@@ -16,7 +16,8 @@ use super::fleet::{ConnectionId, Identity, Membership, Order};
 use super::listener::Door;
 use super::porter::{Porter, Turned, gone};
 use super::relay::ClientEnd;
-use super::session::{InDoubt, Session, attach, rest::Rest};
+use super::session::first::{NoBackend, first_backend};
+use super::session::{InDoubt, Parking, Session, rest::Rest};
 use super::stream::ClientStream;
 use super::{Cluster, random};
 use crate::engine::{Arrival, DialogueError, Engine, Farewell, Greeting, Refusal};
@@ -137,15 +138,19 @@ async fn open<E: Engine>(mut guest: Guest<E>, address: SocketAddr, id: Connectio
     };
     span.record("id", membership.key().id);
     let first = tokio::select! {
-        first = attach::first_backend(&guest.cluster, &membership, &guest.startup, FIRST_BACKEND) => first,
+        first = first_backend(&guest.cluster, &membership, &guest.startup, FIRST_BACKEND) => first,
         () = gone(&mut guest.stream, &mut guest.input) => return,
     };
     match first {
         Ok((backend, era)) => guest.live(membership, orders, backend, era).await,
-        Err(Some(BackendError::Dialogue(DialogueError::Refused { message, .. }))) => {
+        Err(NoBackend::Refused(BackendError::Dialogue(DialogueError::Refused { message, .. }))) => {
             guest.refuse(&message, RefusalReason::Unavailable).await;
         }
-        Err(_) => {
+        Err(NoBackend::Full) => {
+            let message = E::turn_away(&guest.startup, &Farewell::TooManySessions);
+            guest.refuse(&message, RefusalReason::NoPlace).await;
+        }
+        Err(NoBackend::Refused(_) | NoBackend::NotAvailable) => {
             let message = E::turn_away(&guest.startup, &Farewell::NotAvailable);
             guest.refuse(&message, RefusalReason::Unavailable).await;
         }
@@ -184,6 +189,7 @@ impl<E: Engine> Guest<E> {
         }
         tracing::debug!("session begins");
         let gate = membership.gate();
+        let parking = Parking::new(self.cluster.park_after);
         let session = Session {
             cluster: self.cluster,
             startup: self.startup,
@@ -199,6 +205,7 @@ impl<E: Engine> Guest<E> {
             outlasting: BytesMut::new(),
             doubt: InDoubt::No,
             rest: Rest::new(era),
+            parking,
             woken: false,
             ended: None,
         };

@@ -8,7 +8,7 @@
 //!      └───────────────────────────── the gate says: let go ────────────────────────────┘
 //! ```
 //!
-//! A backend is a cache of the session: a swap, a crash of the database and (later) parking are the same three steps:
+//! A backend is a cache of the session: a swap, a crash of the database and parking ([`park`]) are the same three steps:
 //! capture, drop the backend, restore on another.
 
 use std::time::Duration;
@@ -23,18 +23,23 @@ use super::backend::Backend;
 use super::fleet::{Membership, Order};
 use super::gate::{Gate, Phase, Signal};
 use super::relay::{self, ClientEnd, Event, Manner, Pump, Report};
-use crate::engine::{Admission, Engine, Farewell, Tracker};
+use crate::engine::{Admission, Drift, Engine, Farewell, Tracker};
 
-pub(super) mod attach;
+mod attach;
 mod doubt;
+pub(super) mod first;
 mod forced;
 mod intercept;
 mod loss;
 mod lost;
+mod park;
 mod reauthenticate;
 pub(super) mod rest;
 
 pub(in crate::router) use doubt::InDoubt;
+pub(in crate::router) use park::Parking;
+
+use park::Watch;
 
 /// How long a client may take to read its last message.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -73,6 +78,8 @@ pub struct Session<E: Engine> {
     /// What was under way when a change was forced, and whether it is answered.
     pub(super) doubt: doubt::InDoubt,
     pub(super) rest: rest::Rest,
+    /// Whether its backend is to be given up, or is to be got again.
+    pub(super) parking: Parking,
     /// Another session needs this one to have a backend.
     pub(super) woken: bool,
     /// When another session has asked for the end of this one.
@@ -84,7 +91,7 @@ enum Woken {
     Relay(Event),
     Gate,
     Order(Order),
-    /// A capture in the background is due.
+    /// A capture in the background is due, or it is time to be parked.
     Due,
 }
 
@@ -105,7 +112,7 @@ impl<E: Engine> Session<E> {
             self.say_farewell(&self.tracker.farewell(why)).await;
         }
         if let Some(backend) = self.backend.take() {
-            backend.close();
+            backend.retire(self.membership.aide());
         }
         let _closed = timeout(LAST_WORDS, self.client.stream.shutdown()).await;
         end
@@ -165,7 +172,14 @@ impl<E: Engine> Session<E> {
             Woken::Gate => Ok(()),
             Woken::Due => self.ring().await,
             Woken::Order(Order::Cancel(done)) => self.cancel(done).await,
-            Woken::Order(Order::Wake) => Ok(()),
+            Woken::Order(Order::Wake) => {
+                self.parking.is_needed();
+                Ok(())
+            }
+            Woken::Order(Order::MakeRoom) => {
+                self.parking.asked();
+                Ok(())
+            }
             Woken::Order(Order::End) => {
                 self.ended = Some(Instant::now());
                 Ok(())
@@ -190,23 +204,30 @@ impl<E: Engine> Session<E> {
         if signal.phase != Phase::Open {
             return self.at_rest(signal).await;
         }
-        if self.rest.survey_due() || self.rest.is_overdue() {
-            return self.look_at_itself().await;
+        if self.parks(signal) {
+            return Box::pin(self.park(signal)).await;
         }
-        self.rest.drifted();
+        if self.rest.survey_due() || self.rest.is_overdue() {
+            return Box::pin(self.look_at_itself()).await;
+        }
+        if self.tracker.drift() == Drift::Possible {
+            self.rest.drifted();
+        }
         Ok(())
     }
 
     /// Pumps until something else happens, too.
     async fn wait(&mut self, signal: &Signal) -> Woken {
         let manner = self.manner(signal);
-        let due = self.rest.due();
+        let due = [self.rest.due(), self.parking_alarm(signal)].into_iter().flatten().min();
+        let parkable = self.is_parkable(signal);
         let asleep = tokio::time::sleep_until(due.unwrap_or_else(Instant::now));
         // Taken apart, because the pump borrows nearly all of the session.
-        let Session { membership, gate, orders, client, backend, cleared, tracker, rest, cluster, .. } = self;
+        let Session { membership, gate, orders, client, backend, cleared, tracker, rest, .. } = self;
+        let (cluster, parking) = (&self.cluster, &mut self.parking);
         let Some(backend) = backend else { return Woken::Gate };
         let names = |backend_id| membership.name_of(backend_id);
-        let mut watch = |tracker: &E::Tracker| rest.seen(membership, tracker);
+        let mut watch = Watch { rest, parking, membership, parkable };
         let metrics = &cluster.metrics;
         let pump = Pump { client, backend, cleared, tracker, names: &names, watch: &mut watch, metrics };
         tokio::select! {
@@ -223,6 +244,7 @@ impl<E: Engine> Session<E> {
             return Manner { admission: Admission::Nothing, report: Report::Answered };
         }
         let admission = match signal.phase {
+            Phase::Open if self.is_leaving(signal) => Admission::OpenTransaction,
             Phase::Open => Admission::All,
             _ => Admission::OpenTransaction,
         };

@@ -6,14 +6,14 @@ use subtle::ConstantTimeEq as _;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::{Aide, Attachment, ConnectionId, Doing, Fleet, Full, Identity, Member, Order, Tally};
-use crate::engine::{CancelClaim, CancelKey, Directory, Obstacle, Whereabouts};
+use super::{Aide, Attachment, ConnectionId, Doing, Fleet, Full, Identity, Member, Members, Order, Tally};
+use crate::engine::{CancelClaim, CancelKey, Directory, Obstacle, Tie, Whereabouts};
 use crate::router::gate::{Gate, Phase};
 
 /// A session's own end of the fleet. Dropping it takes the session out.
 pub struct Membership {
-    fleet: Arc<Fleet>,
-    id: u32,
+    pub(super) fleet: Arc<Fleet>,
+    pub(super) id: u32,
     _reserved: ConnectionId,
     key: CancelKey,
     doing: Arc<Mutex<Doing>>,
@@ -44,6 +44,7 @@ impl Fleet {
             identity,
             started: Instant::now(),
             attachment: Attachment::Detached,
+            tie: None,
             doing: Arc::clone(&doing),
             visible: None,
         };
@@ -78,16 +79,27 @@ impl Membership {
         self.fleet.gate()
     }
 
-    /// May the session have a backend now? If so it counts as attached from here on.
-    pub fn attach(&self) -> bool {
-        let mut members = self.fleet.members();
+    /// May the session have a backend now?
+    pub fn may_attach(&self) -> bool {
+        self.is_allowed(&self.fleet.members())
+    }
+
+    fn is_allowed(&self, members: &Members) -> bool {
         let visible = members.sessions.get(&self.id).is_some_and(|member| member.visible.is_some());
-        let allowed = match self.fleet.phase() {
+        match self.fleet.phase() {
             Phase::Open => visible || !members.awaits_visible(),
             Phase::Reattach => visible,
             Phase::Down | Phase::Shut { .. } | Phase::LetGo | Phase::Closing => false,
-        };
+        }
+    }
+
+    /// The same; if it may, it counts as attached from here on.
+    pub fn attach(&self) -> bool {
+        let mut members = self.fleet.members();
+        let allowed = self.is_allowed(&members);
         if allowed {
+            // What it was called on its last backend is nobody's now, or somebody else's.
+            members.name_backend(self.id, None);
             members.set(self.id, Attachment::Attached);
         }
         allowed
@@ -102,11 +114,24 @@ impl Membership {
         self.fleet.progress.notify_waiters();
     }
 
+    /// The session has given its backend up, until its client speaks.
+    pub fn parked(&self) {
+        self.fleet.members().set(self.id, Attachment::Parked);
+        self.fleet.progress.notify_waiters();
+    }
+
+    /// What was found that keeps the session from being parked.
+    pub fn tied(&self, tie: Option<Tie>) {
+        if let Some(member) = self.fleet.members().sessions.get_mut(&self.id) {
+            member.tie = tie;
+        }
+    }
+
     /// The session has no backend any more. `visible`: it must be restored before anybody runs.
     pub fn detach(&self, visible: bool) {
         let mut members = self.fleet.members();
         members.set(self.id, Attachment::Detached);
-        // Its backend's number stays known until the next database: others may yet hear from it.
+        // Its backend's number stays known until the next one: others may yet hear from it.
         members.set_visible(self.id, Some(Instant::now()).filter(|_| visible));
         drop(members);
         self.fleet.progress.notify_waiters();
@@ -117,7 +142,7 @@ impl Membership {
         let mut members = self.fleet.members();
         let signal = self.fleet.signal.borrow().clone();
         let current = signal.round == round && matches!(signal.phase, Phase::Shut { .. });
-        let attached = members.sessions.get(&self.id).is_some_and(|m| m.attachment != Attachment::Detached);
+        let attached = members.sessions.get(&self.id).is_some_and(|m| m.attachment.has_backend());
         if current && attached {
             members.set(self.id, how);
         }
@@ -198,10 +223,10 @@ impl Directory for Membership {
     fn find(&self, id: u32) -> Whereabouts {
         match self.fleet.members().sessions.get(&id) {
             None => Whereabouts::Unknown,
-            Some(Member { attachment: Attachment::Detached, .. } | Member { backend_id: None, .. }) => {
-                Whereabouts::Detached
+            Some(Member { backend_id: Some(backend), attachment, .. }) if attachment.has_backend() => {
+                Whereabouts::At(*backend)
             }
-            Some(Member { backend_id: Some(backend), .. }) => Whereabouts::At(*backend),
+            Some(_) => Whereabouts::Detached,
         }
     }
 }

@@ -122,7 +122,7 @@ impl<E: Engine> Session<E> {
             return match self.idle(false).await {
                 Idle::ClientGone => Err(End::Client),
                 // There is nothing to cancel.
-                Idle::Bytes | Idle::Gate | Idle::Order(_) => Ok(()),
+                Idle::Bytes | Idle::Gate | Idle::Full | Idle::Order(_) => Ok(()),
             };
         };
         let InDoubt::Left { transaction, doubt, state_lost } =

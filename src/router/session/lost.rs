@@ -7,6 +7,7 @@ use super::attach::Idle;
 use super::{End, Session};
 use crate::engine::{Admission, Engine, Farewell, LostTransaction, Rest, Tracker};
 use crate::router::backend::BackendError;
+use crate::router::fleet::Order;
 use crate::router::gate::{Phase, Signal};
 
 impl<E: Engine> Session<E> {
@@ -38,8 +39,12 @@ impl<E: Engine> Session<E> {
         }
         match self.idle(false).await {
             Idle::ClientGone => Err(End::Client),
+            Idle::Order(Order::MakeRoom) => {
+                self.keeps_place();
+                Ok(())
+            }
             // There is nothing to cancel.
-            Idle::Bytes | Idle::Gate | Idle::Order(_) => Ok(()),
+            Idle::Bytes | Idle::Gate | Idle::Full | Idle::Order(_) => Ok(()),
         }
     }
 

@@ -188,7 +188,7 @@ impl<E: Engine> Session<E> {
             return Ok(());
         }
         if self.is_stale() {
-            self.look_at_itself().await?;
+            Box::pin(self.look_at_itself()).await?;
         }
         // The backend may have been lost while it was asked, or have said that a transaction is open after all.
         if self.backend.is_none() || !self.tracker.is_quiet() {
@@ -213,8 +213,12 @@ impl<E: Engine> Session<E> {
             self.rest.due = None;
             return Ok(());
         }
+        if self.rest.due.is_none_or(|due| due > Instant::now()) {
+            // It rang for another reason.
+            return Ok(());
+        }
         if quiet {
-            return self.look_at_itself().await;
+            return Box::pin(self.look_at_itself()).await;
         }
         // Overdue ones are reported at their next quiet moment; until then the timer need not ring.
         self.rest.due = Some(Instant::now() + SETTLED);
@@ -267,6 +271,7 @@ impl<E: Engine> Session<E> {
                 E::captured(&mut self.tracker, &mut captured.state);
                 self.rest.standing = E::state_obstacle(&captured.state).or(of_libraries);
                 self.state = captured.state;
+                self.membership.tied(E::tie(&self.state));
                 self.pass_aside(captured.aside).await
             }
             Err(error @ BackendError::Dialogue(DialogueError::Refused { .. })) => {
