@@ -97,7 +97,10 @@ enum Woken {
 
 impl<E: Engine> Session<E> {
     /// Lives the session to its end and says goodbye.
-    pub async fn run(mut self) -> End {
+    ///
+    /// Thousands of these futures rest at once, so what is rare is boxed where it is awaited, and so is the session: an
+    /// argument by value would be in the future twice.
+    pub async fn run(mut self: Box<Self>) {
         let end = loop {
             let signal = self.gate.borrow_and_update().clone();
             let ended = match self.backend.is_some() {
@@ -109,13 +112,13 @@ impl<E: Engine> Session<E> {
             }
         };
         if let End::Told(why) = &end {
-            self.say_farewell(&self.tracker.farewell(why)).await;
+            Box::pin(self.say_farewell(&self.tracker.farewell(why))).await;
         }
         if let Some(backend) = self.backend.take() {
             backend.retire(self.membership.aide());
         }
         let _closed = timeout(LAST_WORDS, self.client.stream.shutdown()).await;
-        end
+        tracing::debug!(?end, "session ended");
     }
 
     /// Whole messages of the backend that were let past come first; in the middle of one nothing can be said.
@@ -141,7 +144,7 @@ impl<E: Engine> Session<E> {
     /// One stretch with a backend: until the gate moves, the client leaves, or the backend goes.
     async fn attached(&mut self, signal: &Signal) -> Result<(), End> {
         if signal.era != self.rest.era {
-            return self.let_go(signal).await;
+            return Box::pin(self.let_go(signal)).await;
         }
         match signal.phase {
             Phase::Shut { forced: true }
@@ -150,7 +153,7 @@ impl<E: Engine> Session<E> {
             {
                 // What stood by for an earlier hold has to come to rest for this one.
                 self.doubt = InDoubt::No;
-                return self.bring_to_rest(signal).await;
+                return Box::pin(self.bring_to_rest(signal)).await;
             }
             Phase::Closing if self.tracker.is_quiet() && self.cleared == 0 => {
                 return Err(End::Told(Farewell::ShuttingDown));
@@ -162,16 +165,16 @@ impl<E: Engine> Session<E> {
             _ => {}
         }
         if self.lost.is_some() {
-            return self.in_lost_transaction(signal).await;
+            return Box::pin(self.in_lost_transaction(signal)).await;
         }
         if signal.phase == Phase::Open && !self.outlasting.is_empty() {
-            return self.repeat_outlasting().await;
+            return Box::pin(self.repeat_outlasting()).await;
         }
         self.rest.surveyed(signal.survey, self.is_stale() && self.tracker.is_quiet());
         match self.wait(signal).await {
             Woken::Gate => Ok(()),
-            Woken::Due => self.ring().await,
-            Woken::Order(Order::Cancel(done)) => self.cancel(done).await,
+            Woken::Due => Box::pin(self.ring()).await,
+            Woken::Order(Order::Cancel(done)) => Box::pin(self.cancel(done)).await,
             Woken::Order(Order::Wake) => {
                 self.parking.is_needed();
                 Ok(())
@@ -184,11 +187,11 @@ impl<E: Engine> Session<E> {
                 self.ended = Some(Instant::now());
                 Ok(())
             }
-            Woken::Relay(Event::Intercept) => self.intercept().await,
+            Woken::Relay(Event::Intercept) => Box::pin(self.intercept()).await,
             Woken::Relay(Event::Reported) => self.reported(signal).await,
             Woken::Relay(Event::ClientGone | Event::Goodbye) => Err(End::Client),
             Woken::Relay(Event::Violation(text)) => Err(End::Told(Farewell::Violation(text))),
-            Woken::Relay(Event::BackendGone | Event::Farewell) => self.backend_lost().await,
+            Woken::Relay(Event::BackendGone | Event::Farewell) => Box::pin(self.backend_lost()).await,
         }
     }
 
@@ -202,7 +205,7 @@ impl<E: Engine> Session<E> {
             return Ok(());
         }
         if signal.phase != Phase::Open {
-            return self.at_rest(signal).await;
+            return Box::pin(self.at_rest(signal)).await;
         }
         if self.parks(signal) {
             return Box::pin(self.park(signal)).await;
@@ -278,5 +281,23 @@ impl<E: Engine> Session<E> {
             return Err(End::Client);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::mysql::Mysql;
+    use crate::engine::postgres::Postgres;
+
+    fn future<T, F>(_: impl FnOnce(T) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Thousands of these rest at once.
+    #[test]
+    fn a_session_at_rest_is_small() {
+        assert!(future(Session::<Postgres>::run) <= 1024 && future(Session::<Mysql>::run) <= 1024);
+        assert!(size_of::<Session<Postgres>>() <= 2048 && size_of::<Session<Mysql>>() <= 2560);
     }
 }

@@ -19,14 +19,18 @@ class PostgresKeeper:
         self.connection.execute(f"PREPARE own (int) AS SELECT $1 + {number}")
 
     def work(self, end):
-        while time.monotonic() < end:
-            with self.connection.transaction():
-                self.connection.execute("SELECT 1")
-                self.connection.execute("SET LOCAL work_mem = 64")
-            self.memory = 4096 + (self.memory + 1) % 1000
-            self.connection.execute(f"SET work_mem = {self.memory}")
+        while True:
             self.is_whole()
             self.rounds += 1
+            if time.monotonic() > end:
+                return
+            with self.connection.transaction():
+                self.connection.execute("SET LOCAL work_mem = 64")
+                self.connection.execute("SELECT 1")
+            if time.monotonic() > end:
+                return
+            self.memory = 4096 + (self.memory + 1) % 1000
+            self.connection.execute(f"SET work_mem = {self.memory}")
 
     def is_whole(self):
         found = self.connection.execute(
@@ -80,14 +84,18 @@ class MysqlKeeper:
         self.statement = self.client.prepare(f"SELECT ? * {number}") if self.client else None
 
     def work(self, end):
-        while time.monotonic() < end:
+        while True:
+            self.is_whole()
+            self.rounds += 1
+            if time.monotonic() > end:
+                return
             self.connection.begin()
             self.engine.run(self.connection, "SELECT count(*) FROM t")
             self.connection.commit()
+            if time.monotonic() > end:
+                return
             self.size = 524288 + (self.size + 1024) % 1024_000
             self.engine.run(self.connection, f"SET SESSION sort_buffer_size = {self.size}")
-            self.is_whole()
-            self.rounds += 1
 
     def is_whole(self):
         found = self.engine.run(

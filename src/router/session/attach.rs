@@ -86,9 +86,10 @@ impl<E: Engine> Session<E> {
             return Err(End::Told(self.doubt.unknown().unwrap_or(Farewell::ShuttingDown)));
         }
         if self.doubt.is_left() {
-            return self.resolve(signal).await;
+            return Box::pin(self.resolve(signal)).await;
         }
-        let wanted = self.wants_backend().await?;
+        Box::pin(self.answer_for_lost()).await?;
+        let wanted = self.wants_backend()?;
         if wanted {
             self.parking.spoken_to();
         }
@@ -117,7 +118,7 @@ impl<E: Engine> Session<E> {
         match self.idle(may).await {
             Idle::Bytes | Idle::Gate | Idle::Order(Order::MakeRoom) => Ok(()),
             Idle::ClientGone => Err(End::Client),
-            Idle::Full => self.refuse().await,
+            Idle::Full => Box::pin(self.refuse()).await,
             Idle::Order(Order::Wake) => {
                 self.woken = true;
                 Ok(())
@@ -136,9 +137,8 @@ impl<E: Engine> Session<E> {
         }
     }
 
-    /// Looks at what the client has sent: answers for a lost transaction, finds out whether a request waits.
-    async fn wants_backend(&mut self) -> Result<bool, End> {
-        self.answer_for_lost().await?;
+    /// Looks at what the client has sent: whether a request waits.
+    fn wants_backend(&mut self) -> Result<bool, End> {
         // Nothing is let past; only the kind of the first message is learnt.
         match self.tracker.client_bytes(&mut self.client.from.bytes, Admission::Nothing).rest {
             Rest::Goodbye => Err(End::Client),
@@ -200,7 +200,7 @@ impl<E: Engine> Session<E> {
                 self.cluster.metrics.restore_seconds.observe(started.elapsed().as_secs_f64());
                 self.rest.reattached(era);
                 // Whoever asked for an end has named the backend before this one.
-                let waited = self.parking.reattached(self.woken);
+                let waited = self.parking.reattached(started.elapsed(), self.woken);
                 if let Some(waited) = waited {
                     self.cluster.metrics.parking.rebuilds.inc();
                     self.cluster.metrics.parking.rebuild_seconds.observe(waited.as_secs_f64());

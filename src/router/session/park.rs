@@ -28,6 +28,9 @@ const USUAL: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_secs(1);
 /// One that has offered its place too early keeps it for so long.
 const NOT_YET: Duration = Duration::from_millis(20);
+/// A place is kept for at least this long, and for as long as it took to be rebuilt on it: so rebuilding takes no more than
+/// about half of the server's time, however many sessions take turns.
+const TENURE: Duration = Duration::from_millis(20);
 /// A session has so long to use a backend that it has just got.
 const FRESH: Duration = Duration::from_secs(1);
 /// A session that another one needs to have a backend keeps it for so long.
@@ -51,6 +54,8 @@ pub(in crate::router) struct Parking {
     idle_since: Instant,
     running: bool,
     not_before: Instant,
+    /// Until when nobody else gets its place, though others wait.
+    tenure: Instant,
     /// It waits for a place on the server.
     claim: Option<Claim>,
     /// When its client spoke to it without a backend.
@@ -71,6 +76,7 @@ impl Parking {
             idle_since: now,
             running: false,
             not_before: now,
+            tenure: now + TENURE,
             claim: None,
             spoke: None,
             parked: false,
@@ -99,7 +105,7 @@ impl Parking {
 
     /// New requests wait until it has left.
     fn is_urgent(&self) -> bool {
-        self.fresh.is_none() && self.asked.is_some_and(|since| since.elapsed() > PATIENCE)
+        self.fresh.is_none() && self.asked.is_some_and(|since| since.elapsed() > PATIENCE) && self.may_yield()
     }
 
     /// It should be parked, if nothing is under way. Reads no clock where that cannot be.
@@ -109,7 +115,14 @@ impl Parking {
         }
         let now = Instant::now();
         let idle = self.after.is_some_and(|after| now >= self.idle_since + after);
-        self.may_leave(now) && (idle || self.crowded_out || self.asked.is_some())
+        let asked = self.asked.is_some() && now >= self.tenure;
+        self.may_leave(now) && (idle || self.crowded_out || asked)
+    }
+
+    /// It may leave its place to somebody who waits.
+    fn may_yield(&self) -> bool {
+        let now = Instant::now();
+        now >= self.tenure && self.may_leave(now)
     }
 
     fn may_leave(&self, now: Instant) -> bool {
@@ -120,14 +133,17 @@ impl Parking {
     fn alarm(&self) -> Instant {
         let now = Instant::now();
         let after = self.after.unwrap_or(USUAL);
-        let at = (self.idle_since + after).max(self.not_before).max(self.fresh.unwrap_or(now));
+        let at = if self.asked.is_some() { self.tenure } else { self.idle_since + after };
+        let at = at.max(self.not_before).max(self.fresh.unwrap_or(now));
         if at > now { at } else { now + after.max(LOOK) }
     }
 
     /// It has a backend again. Returns for how long the client of a parked session has waited for that.
-    pub(super) fn reattached(&mut self, is_needed: bool) -> Option<Duration> {
+    /// `took`: the rebuilding itself.
+    pub(super) fn reattached(&mut self, took: Duration, is_needed: bool) -> Option<Duration> {
         let waited = self.spoke.filter(|_| self.parked).map(|spoke| spoke.elapsed());
         *self = Parking::new(self.after);
+        self.tenure = Instant::now() + took.max(TENURE);
         if is_needed {
             self.is_needed();
         }
@@ -196,7 +212,7 @@ impl<T: Tracker> Onlooker<T> for Watch<'_> {
     }
 
     fn stops(&self) -> bool {
-        let wanted = || self.membership.is_wanted() && self.parking.may_leave(Instant::now());
+        let wanted = || self.membership.is_wanted() && self.parking.may_yield();
         self.parkable && (self.parking.is_due() || wanted())
     }
 }
@@ -237,7 +253,7 @@ impl<E: Engine> Session<E> {
         if self.parking.is_due() {
             return true;
         }
-        if !self.membership.is_wanted() || !self.parking.may_leave(Instant::now()) {
+        if !self.membership.is_wanted() || !self.parking.may_yield() {
             return false;
         }
         let place = self.place_number();
@@ -251,7 +267,7 @@ impl<E: Engine> Session<E> {
     /// Gives the backend up, if the session turns out to be as it can be rebuilt.
     pub(super) async fn park(&mut self, signal: &Signal) -> Result<(), End> {
         if self.is_stale() {
-            Box::pin(self.look_at_itself()).await?;
+            self.look_at_itself().await?;
         }
         let written = self.cleared == 0 && self.client.from.cleared == 0;
         let known = self.tracker.is_quiet() && self.tracker.drift() == Drift::None && written;

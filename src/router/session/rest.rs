@@ -188,7 +188,7 @@ impl<E: Engine> Session<E> {
             return Ok(());
         }
         if self.is_stale() {
-            Box::pin(self.look_at_itself()).await?;
+            self.look_at_itself().await?;
         }
         // The backend may have been lost while it was asked, or have said that a transaction is open after all.
         if self.backend.is_none() || !self.tracker.is_quiet() {
@@ -218,7 +218,7 @@ impl<E: Engine> Session<E> {
             return Ok(());
         }
         if quiet {
-            return Box::pin(self.look_at_itself()).await;
+            return self.look_at_itself().await;
         }
         // Overdue ones are reported at their next quiet moment; until then the timer need not ring.
         self.rest.due = Some(Instant::now() + SETTLED);
