@@ -23,6 +23,7 @@ pub use aide::Aide;
 pub use doing::Doing;
 pub use ids::{ConnectionId, Ids};
 pub use membership::Membership;
+pub(in crate::router) use room::LOOK;
 pub use room::{Claim, Place};
 
 use super::gate::{Gate, Hold, Phase, Signal};

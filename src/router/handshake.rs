@@ -215,7 +215,7 @@ impl<E: Engine> Guest<E> {
             orders,
             gate,
             client: ClientEnd::new(self.stream, self.input),
-            backend: Some(backend),
+            backend: Some(Box::new(backend)),
             cleared: 0,
             tracker,
             state: E::State::default(),

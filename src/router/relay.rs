@@ -296,6 +296,17 @@ fn consume(bytes: &mut BytesMut, count: usize) {
     }
 }
 
+/// Reads once, into a buffer that is borrowed only while there is something in it.
+///
+/// # Cancel safety
+/// Safe: what was read is in `bytes`.
+pub(super) async fn fill(
+    stream: &mut (impl AsyncReadExt + Unpin),
+    bytes: &mut BytesMut,
+) -> io::Result<usize> {
+    std::future::poll_fn(|cx| poll_fill(cx, stream, bytes)).await
+}
+
 /// One read into the buffer's spare room.
 fn poll_fill(
     cx: &mut Context<'_>,

@@ -65,7 +65,8 @@ pub struct Session<E: Engine> {
     pub(super) orders: mpsc::Receiver<Order>,
     pub(super) gate: Gate,
     pub(super) client: ClientEnd,
-    pub(super) backend: Option<Backend<E>>,
+    /// Boxed: a parked session has none.
+    pub(super) backend: Option<Box<Backend<E>>>,
     /// How much of the backend's input may go to the client.
     pub(super) cleared: usize,
     pub(super) tracker: E::Tracker,
@@ -175,16 +176,8 @@ impl<E: Engine> Session<E> {
             Woken::Gate => Ok(()),
             Woken::Due => Box::pin(self.ring()).await,
             Woken::Order(Order::Cancel(done)) => Box::pin(self.cancel(done)).await,
-            Woken::Order(Order::Wake) => {
-                self.parking.is_needed();
-                Ok(())
-            }
-            Woken::Order(Order::MakeRoom) => {
-                self.parking.asked();
-                Ok(())
-            }
-            Woken::Order(Order::End) => {
-                self.ended = Some(Instant::now());
+            Woken::Order(order) => {
+                self.heed(&order);
                 Ok(())
             }
             Woken::Relay(Event::Intercept) => Box::pin(self.intercept()).await,
@@ -192,6 +185,16 @@ impl<E: Engine> Session<E> {
             Woken::Relay(Event::ClientGone | Event::Goodbye) => Err(End::Client),
             Woken::Relay(Event::Violation(text)) => Err(End::Told(Farewell::Violation(text))),
             Woken::Relay(Event::BackendGone | Event::Farewell) => Box::pin(self.backend_lost()).await,
+        }
+    }
+
+    /// Takes note of what others ask of a session that has a backend.
+    fn heed(&mut self, order: &Order) {
+        match order {
+            Order::Wake => self.parking.is_needed(),
+            Order::MakeRoom => self.parking.asked(),
+            Order::End => self.ended = Some(Instant::now()),
+            Order::Cancel(_) => {}
         }
     }
 

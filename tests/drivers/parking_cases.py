@@ -39,7 +39,7 @@ class Parked:
 
     def clean(self):
         """What the test before this one has left must be gone."""
-        wait_until(lambda: not self.server.sessions(), "nobody is there")
+        wait_until(lambda: not self.server.sessions(), "nobody is there", 5)
 
 
 @contextlib.contextmanager
@@ -83,8 +83,10 @@ def close_all(keepers):
 def test_clients_outnumber_the_servers_connections(crowded):
     """Each with settings and statements that are looked for after every statement, while the capacity changes."""
     crowded.clean()
+    begun = time.monotonic()
     keepers = connect_all(crowded.engine, CLIENTS)
-    assert len(crowded.server.sessions()) == CLIENTS
+    print(f"connected after {time.monotonic() - begun:.1f} s")
+    assert len(crowded.server.sessions()) >= CLIENTS
     reports = []
 
     def change():
@@ -94,6 +96,7 @@ def test_clients_outnumber_the_servers_connections(crowded):
 
     end = time.monotonic() + SECONDS
     until(end, keepers, [change])
+    print(f"done after {time.monotonic() - begun:.1f} s")
     assert [report["outcome"] for report in reports] == ["scaled"] * 2, reports
     # Whoever was parked has nothing to be carried.
     assert all(report["sessions"]["carried"] <= PLACES for report in reports), reports
@@ -128,7 +131,7 @@ def test_every_place_is_taken(full):
     """By sessions in transactions: whoever comes is told in the server's words, and everybody else goes on."""
     full.clean()
     engine = full.engine
-    parked = engine.keeper(1000)
+    parked = engine.keeper(1001)
     busy = [engine.server.connect(autocommit=False) for _ in range(engine.few)]
     for connection in busy:
         engine.run(connection, "INSERT INTO t VALUES (1, 'busy')")

@@ -16,6 +16,9 @@ use super::{Attachment, Fleet, Membership, Order};
 /// Whoever has declined is not asked again before this.
 const DECLINED: Duration = Duration::from_millis(500);
 
+/// How often whoever waits looks for himself, besides being told.
+pub(in crate::router) const LOOK: Duration = Duration::from_millis(50);
+
 /// How a waiter is told.
 pub(super) type Waiter = oneshot::Sender<Place>;
 
@@ -56,17 +59,18 @@ pub struct Claim {
 impl Claim {
     /// The place, if there is one by now. Else the session waits for it from here on.
     pub fn take(&mut self) -> Option<Place> {
-        let begins = self.waits.is_none() && self.place.is_none();
-        if begins {
+        if self.waits.is_none() && self.place.is_none() {
             let (grant, granted) = oneshot::channel();
             (self.waits, self.since) = (Some(granted), Instant::now());
             self.fleet.places(|places| places.claim(self.ticket, self.session, grant));
+            // This asks somebody to leave, if need be.
             self.fleet.settle();
         }
         if let Some(place) = self.waits.as_mut().and_then(|granted| granted.try_recv().ok()) {
             (self.place, self.waits) = (Some(place), None);
         }
-        if self.place.is_none() && (begins || self.fleet.places(|places| places.is_first(self.ticket))) {
+        // Whoever is first looks after those behind him, too: somebody may idle by now.
+        if self.place.is_none() && self.fleet.places(|places| places.is_first(self.ticket)) {
             self.fleet.make_room();
         }
         self.place.take()
@@ -160,6 +164,7 @@ impl Fleet {
                 self.places(|places| places.release(number));
             }
         }
+        self.make_room();
     }
 
     /// Asks those who have idled longest to leave, as many as are needed.
@@ -197,5 +202,91 @@ impl super::Member {
         let doing = self.doing.lock().unwrap_or_else(PoisonError::into_inner);
         let idles = self.attachment == Attachment::Attached && self.tie.is_none() && doing.obstacle.is_none();
         idles.then_some(doing.since)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+    use tokio::time::timeout;
+
+    use super::super::{Identity, Ids};
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    fn fleet(places: u64) -> Arc<Fleet> {
+        let fleet = Fleet::new(100, false);
+        fleet.set_places(Some(places));
+        fleet.open();
+        fleet
+    }
+
+    fn join(fleet: &Arc<Fleet>, ids: &Arc<Ids>) -> (Membership, mpsc::Receiver<Order>) {
+        let identity =
+            Identity { user: String::new(), database: String::new(), client: String::new(), tls: None };
+        fleet.join(ids.reserve(), identity, [0; 32], 4).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_place_that_nobody_takes_goes_to_the_next() {
+        let (fleet, ids) = (fleet(1), Arc::default());
+        let sessions: Vec<_> = (0..4).map(|_| join(&fleet, &ids).0).collect();
+        let mut claims: Vec<Claim> = sessions.iter().map(Membership::claim).collect();
+        let first = claims[0].take().unwrap();
+        assert!(claims[1..].iter_mut().all(|claim| claim.take().is_none()));
+        assert!(sessions[0].is_wanted());
+        // The second leaves while it waits; the third has got the place, and leaves before it has looked.
+        drop(claims.remove(1));
+        drop(first);
+        drop(claims.remove(1));
+        let mut last = claims.pop().unwrap();
+        timeout(SOON, last.ready()).await.unwrap();
+        assert!(last.take().is_some() && !sessions[0].is_wanted());
+    }
+
+    #[tokio::test]
+    async fn whoever_pauses_comes_back_before_those_behind_him() {
+        let (fleet, ids) = (fleet(1), Arc::default());
+        let sessions: Vec<_> = (0..3).map(|_| join(&fleet, &ids).0).collect();
+        let mut claims: Vec<Claim> = sessions.iter().map(Membership::claim).collect();
+        let place = claims[0].take();
+        assert!(claims[1].take().is_none() && claims[2].take().is_none());
+        claims[1].pause();
+        assert!(!claims[1].is_waiting() && claims[1].take().is_none());
+        drop(place);
+        assert!(claims[2].take().is_none() && claims[1].take().is_some());
+    }
+
+    #[tokio::test]
+    async fn who_has_idled_longest_is_asked() {
+        let (fleet, ids) = (fleet(3), Arc::default());
+        let mut sessions = Vec::new();
+        for _ in 0..3 {
+            let (session, orders) = join(&fleet, &ids);
+            let place = session.claim().take().unwrap();
+            assert!(session.attach());
+            sessions.push((session, orders, place));
+            // Whoever has just got a place is left alone.
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+        // The first is tied, so the second has idled longest among those who can be parked.
+        sessions[0].0.tied(Some(crate::engine::Tie::Listening));
+        sessions[1].0.doing(None, b"");
+        let (newcomer, _orders) = join(&fleet, &ids);
+        let mut claim = newcomer.claim();
+        assert!(claim.take().is_none());
+        let mut asked = |at: usize| matches!(sessions[at].1.try_recv(), Ok(Order::MakeRoom));
+        assert_eq!([0, 1, 2].map(&mut asked), [false, true, false]);
+        // It does not leave: the next one is asked.
+        let other = async {
+            while !asked(2) {
+                assert!(claim.take().is_none() && !asked(0));
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(SOON, other).await.unwrap();
+        drop(sessions.pop());
+        assert!(claim.take().is_some());
     }
 }

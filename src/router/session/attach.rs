@@ -5,16 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{End, Session};
 use crate::engine::{Admission, Cause, DialogueError, Drift, Engine, Farewell, Rest, Tracker};
 use crate::router::backend::{Backend, BackendError};
-use crate::router::buffers;
-use crate::router::fleet::{Order, Place};
+use crate::router::fleet::{LOOK, Order, Place};
 use crate::router::gate::{Phase, Signal};
-use crate::router::nonce;
+use crate::router::{nonce, relay};
 
 /// How long a session waits for a place on a server that is full, or is starting.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -88,7 +86,9 @@ impl<E: Engine> Session<E> {
         if self.doubt.is_left() {
             return Box::pin(self.resolve(signal)).await;
         }
-        Box::pin(self.answer_for_lost()).await?;
+        if self.lost.is_some() {
+            Box::pin(self.answer_for_lost()).await?;
+        }
         let wanted = self.wants_backend()?;
         if wanted {
             self.parking.spoken_to();
@@ -100,12 +100,7 @@ impl<E: Engine> Session<E> {
             Phase::Down | Phase::Shut { .. } | Phase::LetGo | Phase::Closing => false,
         };
         if let (true, Some(socket), true) = (may, signal.socket.clone(), self.membership.may_attach()) {
-            let waits = &self.cluster.metrics.parking.waits;
-            let waits = || {
-                waits.inc();
-            };
-            let place = self.parking.place(&self.membership, waits);
-            if let Some(place) = place
+            if let Some(place) = self.parking.place(&self.membership, &self.cluster.metrics.parking)
                 && self.membership.attach()
             {
                 return Box::pin(self.reattach(&socket, signal.era, place)).await;
@@ -115,10 +110,15 @@ impl<E: Engine> Session<E> {
         } else {
             self.parking.gives_up();
         }
-        match self.idle(may).await {
+        let idle = self.idle(may).await;
+        Box::pin(self.woken_without_backend(idle)).await
+    }
+
+    async fn woken_without_backend(&mut self, idle: Idle) -> Result<(), End> {
+        match idle {
             Idle::Bytes | Idle::Gate | Idle::Order(Order::MakeRoom) => Ok(()),
             Idle::ClientGone => Err(End::Client),
-            Idle::Full => Box::pin(self.refuse()).await,
+            Idle::Full => self.refuse().await,
             Idle::Order(Order::Wake) => {
                 self.woken = true;
                 Ok(())
@@ -151,7 +151,7 @@ impl<E: Engine> Session<E> {
     /// Waits for the client, the gate, or (`again`) for the next try to get a backend.
     pub(super) async fn idle(&mut self, again: bool) -> Idle {
         let room = self.client.from.bytes.len() < MAX_HELD;
-        buffers::give_back(&mut self.client.from.bytes);
+        let pause = if self.parking.is_waiting() { LOOK } else { RETRY };
         tokio::select! {
             biased;
             _ = self.gate.changed() => Idle::Gate,
@@ -160,11 +160,11 @@ impl<E: Engine> Session<E> {
                 true => Idle::Bytes,
                 false => Idle::Full,
             },
-            read = self.client.stream.read_buf(&mut self.client.from.bytes), if room => match read {
+            read = relay::fill(&mut self.client.stream, &mut self.client.from.bytes), if room => match read {
                 Ok(1..) => Idle::Bytes,
                 _ => Idle::ClientGone,
             },
-            () = sleep(RETRY), if again => Idle::Bytes,
+            () = sleep(pause), if again => Idle::Bytes,
         }
     }
 
@@ -195,21 +195,9 @@ impl<E: Engine> Session<E> {
         let restore = E::restore(&self.tracker, &backend.logged_in, &self.state, nonce());
         match backend.converse(restore).await {
             Ok(restored) => {
-                let mut out = BytesMut::new();
-                E::reattach(&mut self.tracker, &backend.logged_in, restored, &mut out);
-                self.cluster.metrics.restore_seconds.observe(started.elapsed().as_secs_f64());
                 self.rest.reattached(era);
-                // Whoever asked for an end has named the backend before this one.
-                let waited = self.parking.reattached(started.elapsed(), self.woken);
-                if let Some(waited) = waited {
-                    self.cluster.metrics.parking.rebuilds.inc();
-                    self.cluster.metrics.parking.rebuild_seconds.observe(waited.as_secs_f64());
-                }
-                (self.cleared, self.woken, self.ended) = (0, false, None);
                 backend.place = Some(place);
-                self.membership.attached_to(E::backend_id(&backend.logged_in));
-                self.backend = Some(backend);
-                if out.is_empty() || self.tell(&out).await { Ok(()) } else { Err(End::Client) }
+                self.restored(backend, restored, started.elapsed()).await
             }
             Err(BackendError::Dialogue(DialogueError::Unfaithful(what))) => {
                 tracing::warn!(session = self.membership.key().id, %what, "a session cannot be restored");
@@ -221,6 +209,28 @@ impl<E: Engine> Session<E> {
                 self.not_attached().await
             }
         }
+    }
+
+    /// The session goes on. `took`: the rebuilding.
+    async fn restored(
+        &mut self,
+        backend: Backend<E>,
+        restored: E::Restored,
+        took: Duration,
+    ) -> Result<(), End> {
+        let mut out = BytesMut::new();
+        E::reattach(&mut self.tracker, &backend.logged_in, restored, &mut out);
+        let metrics = &self.cluster.metrics;
+        metrics.restore_seconds.observe(took.as_secs_f64());
+        if let Some(waited) = self.parking.reattached(took, self.woken) {
+            metrics.parking.rebuilds.inc();
+            metrics.parking.rebuild_seconds.observe(waited.as_secs_f64());
+        }
+        // Whoever asked for an end has named the backend before this one.
+        (self.cleared, self.woken, self.ended) = (0, false, None);
+        self.membership.attached_to(E::backend_id(&backend.logged_in));
+        self.backend = Some(Box::new(backend));
+        if out.is_empty() || self.tell(&out).await { Ok(()) } else { Err(End::Client) }
     }
 
     /// A later try may succeed: the server is starting or stopping, or has no place just now. Not for ever.

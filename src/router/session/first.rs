@@ -8,7 +8,7 @@ use super::attach::RETRY;
 use crate::engine::{Cause, DialogueError, Engine};
 use crate::router::Cluster;
 use crate::router::backend::{Backend, BackendError};
-use crate::router::fleet::Membership;
+use crate::router::fleet::{LOOK, Membership};
 
 /// Between two looks whether it may have one.
 const WAIT: Duration = Duration::from_millis(100);
@@ -59,7 +59,7 @@ async fn get<E: Engine>(
                     cluster.metrics.parking.refusals.inc();
                     return Err(NoBackend::Full);
                 }
-                let _either = timeout(RETRY, claim.ready()).await;
+                let _either = timeout(LOOK, claim.ready()).await;
                 continue;
             }
         }

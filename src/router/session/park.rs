@@ -21,6 +21,7 @@ use crate::engine::{Drift, Engine, Farewell, Tracker};
 use crate::router::fleet::{Claim, Membership, Place};
 use crate::router::gate::{Phase, Signal};
 use crate::router::relay::Onlooker;
+use crate::telemetry::ParkingMetrics;
 
 /// For how long a session must have been idle where the setting does not say.
 const USUAL: Duration = Duration::from_secs(10);
@@ -161,14 +162,19 @@ impl Parking {
     }
 
     /// The place that it claims, if there is one by now.
-    pub(super) fn place(&mut self, membership: &Membership, waits: impl FnOnce()) -> Option<Place> {
+    pub(super) fn place(&mut self, membership: &Membership, metrics: &ParkingMetrics) -> Option<Place> {
         let claim = self.claim.get_or_insert_with(|| membership.claim());
         let waited = claim.is_waiting();
         let place = claim.take();
         if place.is_none() && !waited {
-            waits();
+            metrics.waits.inc();
         }
         place
+    }
+
+    /// It waits for a place.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.claim.as_ref().is_some_and(Claim::is_waiting)
     }
 
     /// It cannot have a backend now; its turn in the queue is kept.
@@ -276,7 +282,7 @@ impl<E: Engine> Session<E> {
             let now = self.gate.borrow();
             now.phase == Phase::Open && now.era == self.rest.era
         };
-        let silent = self.backend.as_mut().is_some_and(crate::router::backend::Backend::is_silent);
+        let silent = self.backend.as_mut().is_some_and(|backend| backend.is_silent());
         if !(known && here && silent && self.is_parkable(signal)) {
             self.keeps_place();
             return Ok(());

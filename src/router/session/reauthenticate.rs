@@ -93,7 +93,7 @@ impl<E: Engine> Session<E> {
         tracker.succeeds(&self.tracker);
         self.tracker = tracker;
         self.membership.attached_to(E::backend_id(&backend.logged_in));
-        self.backend = Some(backend);
+        self.backend = Some(Box::new(backend));
         self.state = E::State::default();
         (self.lost, self.doubt) = (None, InDoubt::No);
         self.outlasting.clear();
