@@ -353,6 +353,8 @@ fn assemble<E: Engine>(section: &ClusterConfig, shared: &Shared<'_>) -> Result<A
         vault: Arc::default(),
         contract: OnceCell::new(),
         forced_change: section.forced_change,
+        park_after: section.park_after,
+        full_wait: section.full_wait,
         metrics,
         secret: shared.secret,
     });

@@ -122,6 +122,11 @@ pub struct ClusterConfig {
     pub start_timeout: Duration,
     /// How long a database process may take to end by itself in a change, before force.
     pub stop_timeout: Duration,
+    /// For how long a session must have been idle to be parked; `None`: some seconds, and only where there are more
+    /// sessions than places on the server.
+    pub park_after: Option<Duration>,
+    /// How long a client waits for a place on a server that is full.
+    pub full_wait: Duration,
     /// How a forced change ends a session that blocks it.
     pub forced_change: ForcedChange,
     /// How the volume moves to the new instance.
@@ -252,6 +257,8 @@ impl ClusterConfig {
             stall_budget: Duration::from_millis(500),
             start_timeout: Duration::from_secs(60),
             stop_timeout: Duration::from_secs(30),
+            park_after: None,
+            full_wait: Duration::from_secs(5),
             forced_change: match engine {
                 Engine::Postgres => ForcedChange::Close,
                 // Its original kept the connection.

@@ -7,7 +7,8 @@ use tracing_subscriber::EnvFilter;
 mod metrics;
 
 pub use metrics::{
-    CapacityOutcome, ClusterMetrics, ENCODING, HoldOutcome, Metrics, NAMES, RefusalReason, SessionGauge,
+    CapacityOutcome, ClusterMetrics, ENCODING, HoldOutcome, Metrics, NAMES, ParkingMetrics, RefusalReason,
+    SessionGauge,
 };
 
 /// How `serve` writes its log.

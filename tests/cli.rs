@@ -103,6 +103,7 @@ fn status_and_sessions_in_json() {
         "obstacle_since_ms",
         "state",
         "statement",
+        "tie",
         "tls",
         "user",
     ];

@@ -92,6 +92,7 @@ impl ControlPlane for FakeControlPlane {
             obstacle: Some("open_transaction".into()),
             obstacle_since_ms: Some(4200),
             statement: obstacle().statement,
+            tie: None,
         };
         (name == "orders").then(|| vec![row])
     }

@@ -147,6 +147,12 @@ fn read_scaling(section: &Section<'_>, config: &mut ClusterConfig) {
     if let Some(ms) = section.read("stall_budget_ms", values::number(10..=60_000, "ms")) {
         config.stall_budget = Duration::from_millis(ms.unsigned_abs());
     }
+    if let Some(ms) = section.read("park_after_ms", values::number(0..=86_400_000, "ms")) {
+        config.park_after = Some(Duration::from_millis(ms.unsigned_abs()));
+    }
+    if let Some(ms) = section.read("full_wait_ms", values::number(0..=600_000, "ms")) {
+        config.full_wait = Duration::from_millis(ms.unsigned_abs());
+    }
     if let Some(value) = seconds("start_timeout_seconds", 1..=3600) {
         config.start_timeout = Duration::from_secs(value.into());
     }

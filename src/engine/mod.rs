@@ -14,6 +14,7 @@ pub mod framing;
 pub mod mysql;
 pub mod obstacle;
 pub mod postgres;
+pub mod tie;
 pub mod tracking;
 
 pub use conversation::{
@@ -21,6 +22,7 @@ pub use conversation::{
 };
 pub use framing::{BadFrame, Framing};
 pub use obstacle::Obstacle;
+pub use tie::Tie;
 pub use tracking::{
     ClientScan, Directory, Doubt, Drift, FIRST_CONNECTION_ID, Fate, Intercepted, Loss, LostTransaction, Rest,
     ServerScan, Tracker, Whereabouts,
@@ -145,6 +147,8 @@ pub trait Engine: Sized + Send + Sync + std::fmt::Debug + 'static {
     fn library_obstacle(paths: &[String]) -> Option<Obstacle>;
     /// The state can be seen by other sessions (a lock, a subscription): restore it before anybody runs.
     fn is_visible(state: &Self::State) -> bool;
+    /// What keeps the session on its backend while other sessions run; `None`: it can be parked.
+    fn tie(state: &Self::State) -> Option<Tie>;
     /// What must be fetched from a backend before it is given up while nobody can write; `None`: nothing.
     fn drain(state: &Self::State) -> Option<Self::Drain>;
     /// Takes out of a state what statements that were sent since may have changed, however harmless: what is not known
@@ -193,6 +197,9 @@ pub trait Engine: Sized + Send + Sync + std::fmt::Debug + 'static {
     fn process_id(logged_in: &Self::LoggedIn) -> Option<u32>;
     /// Answers the request at the front of `input`, which was never forwarded, as cancelled. `false`: there is none.
     fn cancel_held(input: &mut BytesMut, out: &mut BytesMut) -> bool;
+    /// Answers the requests in `input`, none of which was forwarded, with the server's own error for too many clients,
+    /// and takes them out. `false`: that would not be true to what the client has sent; nothing was done.
+    fn refuse_held(input: &mut BytesMut, out: &mut BytesMut) -> bool;
     /// The last message to a client that was let in and has no session.
     fn turn_away(startup: &Self::Startup, why: &Farewell) -> Vec<u8>;
     /// What a backend that went away said last (`bytes` may be empty) tells about the server.

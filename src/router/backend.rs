@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
+use super::fleet::{Aide, Place};
 use crate::engine::{Dialogue, DialogueError, Engine, Obstacle, RouterLogin};
 
 /// How long a backend may take to answer the router itself.
@@ -18,6 +19,8 @@ pub const CONVERSATION: Duration = Duration::from_secs(30);
 const CONNECT: Duration = Duration::from_secs(5);
 /// A cancel request is answered by a close.
 const CANCEL: Duration = Duration::from_secs(5);
+/// How long a server may take to end a connection after a goodbye.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// `/proc/…/maps` of a backend is read up to this length, bytes.
 const MAX_MAPS: usize = 4 * 1024 * 1024;
 
@@ -46,6 +49,8 @@ pub struct Backend<E: Engine> {
     pub input: BytesMut,
     /// What the server said at the log in.
     pub logged_in: E::LoggedIn,
+    /// The place on the server that it takes, if it is a session's.
+    pub place: Option<Place>,
     socket: PathBuf,
     login: Arc<RouterLogin>,
     /// See [`code_in_libraries`]; when the libraries were last looked at.
@@ -69,6 +74,7 @@ impl<E: Engine> Backend<E> {
             stream,
             input,
             logged_in,
+            place: None,
             socket: socket.to_owned(),
             login: Arc::clone(router),
             code: None,
@@ -106,6 +112,27 @@ impl<E: Engine> Backend<E> {
     pub fn close(mut self) {
         let _unsent = self.stream.try_write(E::goodbye());
         self.input.clear();
+    }
+
+    /// Says goodbye, and keeps the place taken until the server has ended its side: only then has it room for another.
+    pub fn retire(self, aide: Aide) {
+        let _unsent = self.stream.try_write(E::goodbye());
+        let Backend { mut stream, place, .. } = self;
+        tokio::spawn(async move {
+            let mut rest = [0; 512];
+            let ended = async { while matches!(stream.read(&mut rest).await, Ok(1..)) {} };
+            let _late = timeout(FAREWELL, ended).await;
+            drop((stream, place, aide));
+        });
+    }
+
+    /// The server has said nothing that was not read.
+    pub fn is_silent(&mut self) -> bool {
+        if self.input.is_empty() {
+            let read = self.stream.try_read_buf(&mut self.input);
+            return matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+        }
+        false
     }
 
     /// What a shared library in the backend's memory keeps the session from being moved for; nothing where they cannot be

@@ -16,28 +16,41 @@ mod aide;
 mod doing;
 mod ids;
 mod membership;
+mod places;
+mod room;
 
 pub use aide::Aide;
 pub use doing::Doing;
 pub use ids::{ConnectionId, Ids};
 pub use membership::Membership;
+pub(in crate::router) use room::LOOK;
+pub use room::{Claim, Place};
 
 use super::gate::{Gate, Hold, Phase, Signal};
-use crate::engine::CancelKey;
+use crate::engine::{CancelKey, Tie};
 
 /// Whether a session has a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Attachment {
-    /// Its state is kept; it has none.
+    /// It has none, because its database is gone; its state is kept.
     Detached,
+    /// It has none, because it was idle and others may need the place; its state is kept.
+    Parked,
     /// It has one and may be using it.
     Attached,
     /// It has one and holds still (only while the gate is shut).
-    Parked,
+    Still,
     /// It has one, holds still, and must fetch something from it before the database goes.
     Fetching,
     /// It has one, holds still, and has state that cannot be carried.
     Blocked,
+}
+
+impl Attachment {
+    /// It has one.
+    pub fn has_backend(self) -> bool {
+        !matches!(self, Attachment::Detached | Attachment::Parked)
+    }
 }
 
 /// Who a session is.
@@ -64,6 +77,8 @@ pub struct SessionView {
     pub started: Instant,
     /// Whether it has a backend.
     pub attachment: Attachment,
+    /// What keeps it from being parked besides an obstacle.
+    pub tie: Option<Tie>,
     /// What it is doing.
     pub doing: Doing,
 }
@@ -74,6 +89,8 @@ pub enum Order {
     Cancel(oneshot::Sender<()>),
     /// Get a backend.
     Wake,
+    /// Give the backend up at the next quiet moment: somebody waits for its place.
+    MakeRoom,
     /// Another session has the server end this one's connection.
     End,
 }
@@ -86,6 +103,7 @@ struct Member {
     identity: Identity,
     started: Instant,
     attachment: Attachment,
+    tie: Option<Tie>,
     doing: Arc<Mutex<Doing>>,
     /// Detached since then, with state that others can see.
     visible: Option<Instant>,
@@ -107,7 +125,7 @@ struct Members {
     sessions: HashMap<u32, Member>,
     tally: Tally,
     /// How many sessions are in each [`Attachment`].
-    counts: [usize; 5],
+    counts: [usize; 6],
     /// How many sessions are detached with state that others can see.
     visible: usize,
     /// Which connection id stands behind a backend's process id.
@@ -149,17 +167,18 @@ impl Members {
 
     fn forget_detached_names(&mut self) {
         let Members { sessions, names, .. } = self;
-        names.retain(|_, id| sessions.get(id).is_some_and(|m| m.attachment != Attachment::Detached));
-        let detached = sessions.values_mut().filter(|m| m.attachment == Attachment::Detached);
+        names.retain(|_, id| sessions.get(id).is_some_and(|m| m.attachment.has_backend()));
+        let detached = sessions.values_mut().filter(|m| !m.attachment.has_backend());
         detached.for_each(|member| member.backend_id = None);
     }
 
     fn name_backend(&mut self, id: u32, backend_id: Option<u32>) {
         let Some(member) = self.sessions.get_mut(&id) else { return };
-        if let Some(old) = member.backend_id.take() {
+        let old = std::mem::replace(&mut member.backend_id, backend_id);
+        // The server may have given the number of one that has ended to somebody else since.
+        if let Some(old) = old.filter(|old| self.names.get(old) == Some(&id)) {
             self.names.remove(&old);
         }
-        member.backend_id = backend_id;
         if let Some(new) = backend_id {
             self.names.insert(new, id);
         }
@@ -169,7 +188,7 @@ impl Members {
 /// How far a hold has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Held {
-    /// Everybody who has a backend is parked.
+    /// Everybody who has a backend holds still.
     All,
     /// This many are not.
     Waiting(usize),
@@ -188,6 +207,9 @@ pub struct Fleet {
     members: Mutex<Members>,
     progress: Arc<Notify>,
     signal: watch::Sender<Signal>,
+    places: Mutex<places::Places<room::Waiter>>,
+    /// How many places are wanted that nobody was asked for.
+    wanted: AtomicUsize,
     limit: usize,
     emptied: bool,
     /// Connections of the router's own.
@@ -203,6 +225,8 @@ impl Fleet {
             members: Mutex::new(Members::default()),
             progress: Arc::new(Notify::new()),
             signal: watch::Sender::new(signal),
+            places: Mutex::default(),
+            wanted: AtomicUsize::new(0),
             limit,
             emptied,
             aides: AtomicUsize::new(0),
@@ -262,15 +286,15 @@ impl Fleet {
         self.open();
     }
 
-    /// Opens the gate; parked sessions go on where they were.
+    /// Opens the gate; sessions that hold still go on where they were.
     pub(super) fn open(&self) {
-        // First the signal: whoever would park after the count was put right must find the gate open.
+        // First the signal: whoever would hold still after the count was put right must find the gate open.
         self.signal(|signal| signal.phase = Phase::Open);
         let mut members = self.members();
-        let held = [Attachment::Parked, Attachment::Fetching, Attachment::Blocked];
-        let parked = members.sessions.iter().filter(|(_, m)| held.contains(&m.attachment));
-        let parked: Vec<u32> = parked.map(|(id, _)| *id).collect();
-        parked.into_iter().for_each(|id| members.set(id, Attachment::Attached));
+        let held = [Attachment::Still, Attachment::Fetching, Attachment::Blocked];
+        let still = members.sessions.iter().filter(|(_, m)| held.contains(&m.attachment));
+        let still: Vec<u32> = still.map(|(id, _)| *id).collect();
+        still.into_iter().for_each(|id| members.set(id, Attachment::Attached));
     }
 
     /// No database serves any more.
@@ -306,11 +330,11 @@ impl Fleet {
     /// and have nothing to fetch, or every one where it is to be empty.
     pub fn attached(&self) -> usize {
         let counts = self.members().counts;
-        let without = counts[Attachment::Detached as usize];
+        let without = counts[Attachment::Detached as usize] + counts[Attachment::Parked as usize];
         let attached = counts.iter().sum::<usize>() - without;
         match self.emptied {
             true => attached + self.aides.load(Ordering::Relaxed),
-            false => attached - counts[Attachment::Parked as usize],
+            false => attached - counts[Attachment::Still as usize],
         }
     }
 
@@ -322,6 +346,12 @@ impl Fleet {
     /// True without sessions.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// How many sessions need a place on whatever server there is, because they cannot be parked.
+    pub fn tied(&self) -> usize {
+        let tied = |member: &&Member| member.tie.is_some() || member.visible.is_some();
+        self.members().sessions.values().filter(tied).count()
     }
 
     /// How sessions fared since the last hold began.
@@ -361,6 +391,7 @@ impl Member {
             identity: self.identity.clone(),
             started: self.started,
             attachment: self.attachment,
+            tie: self.tie,
             doing: *self.doing.lock().unwrap_or_else(PoisonError::into_inner),
         }
     }

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! * **Open**: requests pass. A session without a backend gets one when its client speaks.
-//! * **Shut**: a session at rest keeps new requests in its buffer and parks; others run on until they come to rest.
-//! * **LetGo**: the point of no return is passed; parked sessions give their backends up.
+//! * **Shut**: a session at rest keeps new requests in its buffer and holds still; others run on until they come to rest.
+//! * **LetGo**: the point of no return is passed; sessions give their backends up.
 //! * **Reattach**: the new database serves; sessions whose state others can see are restored, the rest wait.
 //! * **Down**: no database serves.
 //!
@@ -84,7 +84,7 @@ impl Hold {
         Hold { fleet, let_go: false }
     }
 
-    /// Waits until every session with a backend is parked, `budget` at most.
+    /// Waits until every session with a backend holds still, `budget` at most.
     ///
     /// # Cancel safety
     /// Safe: nothing but waiting happens here.
@@ -116,7 +116,7 @@ impl Hold {
     }
 
     /// Brings every session to rest that does not come to rest by itself within `budget`: its statement is cancelled,
-    /// its transaction ended. Whoever cannot be carried is closed. Waits until all are parked or gone, `grace` at most.
+    /// its transaction ended. Whoever cannot be carried is closed. Waits until all hold still or are gone, `grace` at most.
     pub async fn force(&self, budget: Duration, grace: Duration) -> Result<(), NotGathered> {
         self.spare(budget).await;
         self.fleet.signal(|signal| signal.phase = Phase::Shut { forced: true });

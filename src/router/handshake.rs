@@ -1,6 +1,7 @@
 //! From an accepted connection to a session: greeting, TLS, authentication, the first backend.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,8 @@ use super::fleet::{ConnectionId, Identity, Membership, Order};
 use super::listener::Door;
 use super::porter::{Porter, Turned, gone};
 use super::relay::ClientEnd;
-use super::session::{InDoubt, Session, attach, rest::Rest};
+use super::session::first::{NoBackend, first_backend};
+use super::session::{InDoubt, Parking, Session, rest::Rest};
 use super::stream::ClientStream;
 use super::{Cluster, random};
 use crate::engine::{Arrival, DialogueError, Engine, Farewell, Greeting, Refusal};
@@ -36,6 +38,9 @@ pub struct Visitor<E: Engine> {
     /// Where it came in.
     pub door: Arc<Door<E>>,
 }
+
+/// A session from its first statement to its end.
+type Living = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A client that was let in.
 struct Guest<E: Engine> {
@@ -57,10 +62,15 @@ pub async fn serve<E: Engine>(visitor: Visitor<E>) {
         cluster = tracing::field::Empty,
         user = tracing::field::Empty
     );
-    visit(visitor).instrument(span).await;
+    // The greeting needs much room and is soon over; a session rests for hours.
+    let session = Box::pin(visit(visitor)).instrument(span.clone()).await;
+    if let Some(session) = session {
+        session.instrument(span).await;
+    }
 }
 
-async fn visit<E: Engine>(visitor: Visitor<E>) {
+/// Greets a client; yields its session.
+async fn visit<E: Engine>(visitor: Visitor<E>) -> Option<Living> {
     let Visitor { stream, address, door } = visitor;
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "no TCP_NODELAY");
@@ -74,7 +84,7 @@ async fn visit<E: Engine>(visitor: Visitor<E>) {
         cluster: door.clusters.first().filter(|_| door.clusters.len() == 1).cloned(),
         door: Some(Arc::clone(&door)),
     };
-    let Some(contracts) = porter.contracts().await else { return };
+    let contracts = porter.contracts().await?;
     let id = door.ids.reserve();
     let mut greeting = E::greet(&Arrival {
         secret: door.clusters.first().map_or([0; 32], |cluster| cluster.secret),
@@ -86,7 +96,7 @@ async fn visit<E: Engine>(visitor: Visitor<E>) {
     let turned = match porter.greet(&mut greeting).await {
         Ok(startup) => {
             let Porter { stream, input, out, cluster, .. } = porter;
-            let Some(cluster) = cluster else { return };
+            let cluster = cluster?;
             return open(Guest { stream, input, cluster, startup, out }, address, id).await;
         }
         Err(turned) => turned,
@@ -95,6 +105,7 @@ async fn visit<E: Engine>(visitor: Visitor<E>) {
         porter.out.extend_from_slice(&greeting.farewell(why));
     }
     turn_away(porter, &turned, metrics).await;
+    None
 }
 
 /// Tells a client why it is not let in, and closes.
@@ -119,8 +130,8 @@ async fn turn_away<E: Engine>(mut porter: Porter<E>, turned: &Turned, metrics: O
     let _told = timeout(LAST_WORDS, porter.say_goodbye()).await;
 }
 
-/// Gives a guest its first backend and lives the session.
-async fn open<E: Engine>(mut guest: Guest<E>, address: SocketAddr, id: ConnectionId) {
+/// Gives a guest its first backend; yields its session.
+async fn open<E: Engine>(mut guest: Guest<E>, address: SocketAddr, id: ConnectionId) -> Option<Living> {
     let (user, database) = E::describe(&guest.startup);
     let span = tracing::Span::current();
     span.record("cluster", &guest.cluster.name).record("user", user);
@@ -137,24 +148,28 @@ async fn open<E: Engine>(mut guest: Guest<E>, address: SocketAddr, id: Connectio
     };
     span.record("id", membership.key().id);
     let first = tokio::select! {
-        first = attach::first_backend(&guest.cluster, &membership, &guest.startup, FIRST_BACKEND) => first,
-        () = gone(&mut guest.stream, &mut guest.input) => return,
+        first = first_backend(&guest.cluster, &membership, &guest.startup, FIRST_BACKEND) => first,
+        () = gone(&mut guest.stream, &mut guest.input) => return None,
     };
     match first {
-        Ok((backend, era)) => guest.live(membership, orders, backend, era).await,
-        Err(Some(BackendError::Dialogue(DialogueError::Refused { message, .. }))) => {
-            guest.refuse(&message, RefusalReason::Unavailable).await;
+        Ok((backend, era)) => guest.welcome(membership, orders, backend, era).await,
+        Err(NoBackend::Refused(BackendError::Dialogue(DialogueError::Refused { message, .. }))) => {
+            guest.refuse(&message, RefusalReason::Unavailable).await
         }
-        Err(_) => {
+        Err(NoBackend::Full) => {
+            let message = E::turn_away(&guest.startup, &Farewell::TooManySessions);
+            guest.refuse(&message, RefusalReason::NoPlace).await
+        }
+        Err(NoBackend::Refused(_) | NoBackend::NotAvailable) => {
             let message = E::turn_away(&guest.startup, &Farewell::NotAvailable);
-            guest.refuse(&message, RefusalReason::Unavailable).await;
+            guest.refuse(&message, RefusalReason::Unavailable).await
         }
     }
 }
 
 impl<E: Engine> Guest<E> {
     /// Says why there is no session, and closes.
-    async fn refuse(mut self, message: &[u8], reason: RefusalReason) {
+    async fn refuse(mut self, message: &[u8], reason: RefusalReason) -> Option<Living> {
         self.cluster.metrics.sessions_refused(reason).inc();
         self.out.extend_from_slice(message);
         let told = timeout(LAST_WORDS, async {
@@ -165,10 +180,17 @@ impl<E: Engine> Guest<E> {
         if !matches!(told.await, Ok(Ok(()))) {
             tracing::debug!(reason = reason.as_str(), "left before it was told");
         }
+        None
     }
 
-    /// Welcomes the client and lives its session.
-    async fn live(mut self, membership: Membership, orders: Receiver<Order>, backend: Backend<E>, era: u64) {
+    /// Welcomes the client; yields its session.
+    async fn welcome(
+        mut self,
+        membership: Membership,
+        orders: Receiver<Order>,
+        backend: Backend<E>,
+        era: u64,
+    ) -> Option<Living> {
         let tracker = E::welcome(&self.startup, &backend.logged_in, membership.key(), &mut self.out);
         membership.attached_to(E::backend_id(&backend.logged_in));
         let welcomed = timeout(LAST_WORDS, async {
@@ -176,7 +198,8 @@ impl<E: Engine> Guest<E> {
             self.stream.flush().await
         });
         if !matches!(welcomed.await, Ok(Ok(()))) {
-            return backend.close();
+            backend.close();
+            return None;
         }
         // What the client has sent since its last word of the greeting is wrapped already.
         if let Some(framing) = E::framing(&self.startup) {
@@ -184,14 +207,15 @@ impl<E: Engine> Guest<E> {
         }
         tracing::debug!("session begins");
         let gate = membership.gate();
-        let session = Session {
+        let parking = Parking::new(self.cluster.park_after);
+        let session = Box::new(Session {
             cluster: self.cluster,
             startup: self.startup,
             membership,
             orders,
             gate,
             client: ClientEnd::new(self.stream, self.input),
-            backend: Some(backend),
+            backend: Some(Box::new(backend)),
             cleared: 0,
             tracker,
             state: E::State::default(),
@@ -199,10 +223,10 @@ impl<E: Engine> Guest<E> {
             outlasting: BytesMut::new(),
             doubt: InDoubt::No,
             rest: Rest::new(era),
+            parking,
             woken: false,
             ended: None,
-        };
-        let end = Box::pin(session.run()).await;
-        tracing::debug!(?end, "session ended");
+        });
+        Some(Box::pin(session.run()))
     }
 }

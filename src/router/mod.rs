@@ -6,6 +6,7 @@
 //! still; the [`fleet`] knows all sessions; [`admin`] asks the database in the router's own name.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 pub mod admin;
 pub mod backend;
@@ -46,6 +47,11 @@ pub struct Cluster<E: Engine> {
     pub contract: OnceCell<Arc<E::Contract>>,
     /// What a forced change does to a session in a transaction.
     pub forced_change: ForcedChange,
+    /// For how long a session must have been idle to be parked; `None`: some seconds, and only where there are more
+    /// sessions than places on the server.
+    pub park_after: Option<Duration>,
+    /// How long a session may wait for a place on the server.
+    pub full_wait: Duration,
     /// Its metrics.
     pub metrics: ClusterMetrics,
     /// Makes the stand-ins for unknown accounts; outlives restarts.

@@ -90,6 +90,14 @@ pub struct Manner {
     pub report: Report,
 }
 
+/// Whoever looks on while bytes pass.
+pub trait Onlooker<T>: Send {
+    /// Something passed that the tracker has looked at.
+    fn seen(&mut self, tracker: &T);
+    /// Nothing is under way: the pump is to stop, too. Asked often.
+    fn stops(&self) -> bool;
+}
+
 /// Everything that is pumped.
 pub struct Pump<'a, E: Engine> {
     /// The client.
@@ -102,8 +110,8 @@ pub struct Pump<'a, E: Engine> {
     pub tracker: &'a mut E::Tracker,
     /// Connection ids behind backends' process ids.
     pub names: &'a (dyn Fn(u32) -> Option<u32> + Sync),
-    /// Tells operators of the tracker's obstacle when it changes.
-    pub watch: &'a mut (dyn FnMut(&E::Tracker) + Send),
+    /// Looks on.
+    pub watch: &'a mut (dyn Onlooker<E::Tracker> + 'a),
     /// Counts bytes.
     pub metrics: &'a ClusterMetrics,
 }
@@ -145,6 +153,15 @@ impl<E: Engine> Pump<'_, E> {
         }
     }
 
+    fn is_answered(&self) -> bool {
+        self.tracker.is_answered() && self.is_written()
+    }
+
+    /// All that may be written is.
+    fn is_written(&self) -> bool {
+        *self.cleared == 0 && !self.client.unflushed && self.client.from.cleared == 0
+    }
+
     fn is_due(&self, report: Report) -> bool {
         let due = match report {
             Report::Nothing => false,
@@ -152,7 +169,8 @@ impl<E: Engine> Pump<'_, E> {
             Report::Drifted => self.tracker.drift() == Drift::Possible && self.tracker.is_quiet(),
             Report::Answered => self.tracker.is_answered(),
         };
-        due && *self.cleared == 0 && !self.client.unflushed && self.client.from.cleared == 0
+        let due = due || (self.tracker.is_quiet() && self.watch.stops());
+        due && self.is_written()
     }
 
     /// One step from the backend to the client. `Ok(true)`: something moved.
@@ -188,7 +206,7 @@ impl<E: Engine> Pump<'_, E> {
     fn scan_backend(&mut self) -> Result<(), Event> {
         let scan = self.tracker.server_bytes(&mut self.backend.input, self.names);
         *self.cleared = scan.forward;
-        (self.watch)(self.tracker);
+        self.watch.seen(self.tracker);
         match scan {
             // First what comes before it, then the farewell is scanned again and decided on.
             _ if scan.farewell && scan.forward == 0 => Err(Event::Farewell),
@@ -239,13 +257,13 @@ impl<E: Engine> Pump<'_, E> {
         from.cleared = scan.forward;
         self.client.held = scan.rest == Rest::Held && scan.forward == 0;
         if scan.forward > 0 {
-            (self.watch)(self.tracker);
+            self.watch.seen(self.tracker);
             return Ok(true);
         }
         match scan.rest {
             Rest::Goodbye => Err(Event::Goodbye),
             Rest::Violation(text) => Err(Event::Violation(text)),
-            Rest::Intercept if self.is_due(Report::Answered) => Err(Event::Intercept),
+            Rest::Intercept if self.is_answered() => Err(Event::Intercept),
             Rest::Incomplete | Rest::Held | Rest::Draining | Rest::Intercept => Ok(false),
         }
     }
@@ -276,6 +294,17 @@ fn consume(bytes: &mut BytesMut, count: usize) {
     } else {
         bytes::Buf::advance(bytes, count);
     }
+}
+
+/// Reads once, into a buffer that is borrowed only while there is something in it.
+///
+/// # Cancel safety
+/// Safe: what was read is in `bytes`.
+pub(super) async fn fill(
+    stream: &mut (impl AsyncReadExt + Unpin),
+    bytes: &mut BytesMut,
+) -> io::Result<usize> {
+    std::future::poll_fn(|cx| poll_fill(cx, stream, bytes)).await
 }
 
 /// One read into the buffer's spare room.

@@ -2,13 +2,13 @@
 //!
 //! ```text
 //!              the client speaks, gate open                gate shut and at rest
-//!   Detached ─────────────────────────────► Attached ─────────────────────────────► Parked
+//!   Detached ─────────────────────────────► Attached ─────────────────────────────► Still
 //!      ▲  ▲         (log in, restore)        │    ▲                                  │  │
 //!      │  └─────── the database dies ────────┘    └──────── the gate opens ──────────┘  │
 //!      └───────────────────────────── the gate says: let go ────────────────────────────┘
 //! ```
 //!
-//! A backend is a cache of the session: a swap, a crash of the database and (later) parking are the same three steps:
+//! A backend is a cache of the session: a swap, a crash of the database and parking ([`park`]) are the same three steps:
 //! capture, drop the backend, restore on another.
 
 use std::time::Duration;
@@ -23,18 +23,23 @@ use super::backend::Backend;
 use super::fleet::{Membership, Order};
 use super::gate::{Gate, Phase, Signal};
 use super::relay::{self, ClientEnd, Event, Manner, Pump, Report};
-use crate::engine::{Admission, Engine, Farewell, Tracker};
+use crate::engine::{Admission, Drift, Engine, Farewell, Tracker};
 
-pub(super) mod attach;
+mod attach;
 mod doubt;
+pub(super) mod first;
 mod forced;
 mod intercept;
 mod loss;
 mod lost;
+mod park;
 mod reauthenticate;
 pub(super) mod rest;
 
 pub(in crate::router) use doubt::InDoubt;
+pub(in crate::router) use park::Parking;
+
+use park::Watch;
 
 /// How long a client may take to read its last message.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -60,7 +65,8 @@ pub struct Session<E: Engine> {
     pub(super) orders: mpsc::Receiver<Order>,
     pub(super) gate: Gate,
     pub(super) client: ClientEnd,
-    pub(super) backend: Option<Backend<E>>,
+    /// Boxed: a parked session has none.
+    pub(super) backend: Option<Box<Backend<E>>>,
     /// How much of the backend's input may go to the client.
     pub(super) cleared: usize,
     pub(super) tracker: E::Tracker,
@@ -73,6 +79,8 @@ pub struct Session<E: Engine> {
     /// What was under way when a change was forced, and whether it is answered.
     pub(super) doubt: doubt::InDoubt,
     pub(super) rest: rest::Rest,
+    /// Whether its backend is to be given up, or is to be got again.
+    pub(super) parking: Parking,
     /// Another session needs this one to have a backend.
     pub(super) woken: bool,
     /// When another session has asked for the end of this one.
@@ -84,13 +92,16 @@ enum Woken {
     Relay(Event),
     Gate,
     Order(Order),
-    /// A capture in the background is due.
+    /// A capture in the background is due, or it is time to be parked.
     Due,
 }
 
 impl<E: Engine> Session<E> {
     /// Lives the session to its end and says goodbye.
-    pub async fn run(mut self) -> End {
+    ///
+    /// Thousands of these futures rest at once, so what is rare is boxed where it is awaited, and so is the session: an
+    /// argument by value would be in the future twice.
+    pub async fn run(mut self: Box<Self>) {
         let end = loop {
             let signal = self.gate.borrow_and_update().clone();
             let ended = match self.backend.is_some() {
@@ -102,13 +113,13 @@ impl<E: Engine> Session<E> {
             }
         };
         if let End::Told(why) = &end {
-            self.say_farewell(&self.tracker.farewell(why)).await;
+            Box::pin(self.say_farewell(&self.tracker.farewell(why))).await;
         }
         if let Some(backend) = self.backend.take() {
-            backend.close();
+            backend.retire(self.membership.aide());
         }
         let _closed = timeout(LAST_WORDS, self.client.stream.shutdown()).await;
-        end
+        tracing::debug!(?end, "session ended");
     }
 
     /// Whole messages of the backend that were let past come first; in the middle of one nothing can be said.
@@ -134,16 +145,16 @@ impl<E: Engine> Session<E> {
     /// One stretch with a backend: until the gate moves, the client leaves, or the backend goes.
     async fn attached(&mut self, signal: &Signal) -> Result<(), End> {
         if signal.era != self.rest.era {
-            return self.let_go(signal).await;
+            return Box::pin(self.let_go(signal)).await;
         }
         match signal.phase {
             Phase::Shut { forced: true }
-                if !self.rest.is_parked(signal.round)
+                if !self.rest.holds_still(signal.round)
                     || (!self.doubt.stands_by() && self.rest.standing().is_some()) =>
             {
                 // What stood by for an earlier hold has to come to rest for this one.
                 self.doubt = InDoubt::No;
-                return self.bring_to_rest(signal).await;
+                return Box::pin(self.bring_to_rest(signal)).await;
             }
             Phase::Closing if self.tracker.is_quiet() && self.cleared == 0 => {
                 return Err(End::Told(Farewell::ShuttingDown));
@@ -155,26 +166,35 @@ impl<E: Engine> Session<E> {
             _ => {}
         }
         if self.lost.is_some() {
-            return self.in_lost_transaction(signal).await;
+            return Box::pin(self.in_lost_transaction(signal)).await;
         }
         if signal.phase == Phase::Open && !self.outlasting.is_empty() {
-            return self.repeat_outlasting().await;
+            return Box::pin(self.repeat_outlasting()).await;
         }
         self.rest.surveyed(signal.survey, self.is_stale() && self.tracker.is_quiet());
         match self.wait(signal).await {
             Woken::Gate => Ok(()),
-            Woken::Due => self.ring().await,
-            Woken::Order(Order::Cancel(done)) => self.cancel(done).await,
-            Woken::Order(Order::Wake) => Ok(()),
-            Woken::Order(Order::End) => {
-                self.ended = Some(Instant::now());
+            Woken::Due => Box::pin(self.ring()).await,
+            Woken::Order(Order::Cancel(done)) => Box::pin(self.cancel(done)).await,
+            Woken::Order(order) => {
+                self.heed(&order);
                 Ok(())
             }
-            Woken::Relay(Event::Intercept) => self.intercept().await,
+            Woken::Relay(Event::Intercept) => Box::pin(self.intercept()).await,
             Woken::Relay(Event::Reported) => self.reported(signal).await,
             Woken::Relay(Event::ClientGone | Event::Goodbye) => Err(End::Client),
             Woken::Relay(Event::Violation(text)) => Err(End::Told(Farewell::Violation(text))),
-            Woken::Relay(Event::BackendGone | Event::Farewell) => self.backend_lost().await,
+            Woken::Relay(Event::BackendGone | Event::Farewell) => Box::pin(self.backend_lost()).await,
+        }
+    }
+
+    /// Takes note of what others ask of a session that has a backend.
+    fn heed(&mut self, order: &Order) {
+        match order {
+            Order::Wake => self.parking.is_needed(),
+            Order::MakeRoom => self.parking.asked(),
+            Order::End => self.ended = Some(Instant::now()),
+            Order::Cancel(_) => {}
         }
     }
 
@@ -184,29 +204,36 @@ impl<E: Engine> Session<E> {
             // Answered after all: it comes to rest like any other.
             self.doubt = InDoubt::No;
             self.rest.goes_on();
-            self.membership.unpark(signal.round);
+            self.membership.move_on(signal.round);
             return Ok(());
         }
         if signal.phase != Phase::Open {
-            return self.at_rest(signal).await;
+            return Box::pin(self.at_rest(signal)).await;
+        }
+        if self.parks(signal) {
+            return Box::pin(self.park(signal)).await;
         }
         if self.rest.survey_due() || self.rest.is_overdue() {
-            return self.look_at_itself().await;
+            return Box::pin(self.look_at_itself()).await;
         }
-        self.rest.drifted();
+        if self.tracker.drift() == Drift::Possible {
+            self.rest.drifted();
+        }
         Ok(())
     }
 
     /// Pumps until something else happens, too.
     async fn wait(&mut self, signal: &Signal) -> Woken {
         let manner = self.manner(signal);
-        let due = self.rest.due();
+        let due = [self.rest.due(), self.parking_alarm(signal)].into_iter().flatten().min();
+        let parkable = self.is_parkable(signal);
         let asleep = tokio::time::sleep_until(due.unwrap_or_else(Instant::now));
         // Taken apart, because the pump borrows nearly all of the session.
-        let Session { membership, gate, orders, client, backend, cleared, tracker, rest, cluster, .. } = self;
+        let Session { membership, gate, orders, client, backend, cleared, tracker, rest, .. } = self;
+        let (cluster, parking) = (&self.cluster, &mut self.parking);
         let Some(backend) = backend else { return Woken::Gate };
         let names = |backend_id| membership.name_of(backend_id);
-        let mut watch = |tracker: &E::Tracker| rest.seen(membership, tracker);
+        let mut watch = Watch { rest, parking, membership, parkable };
         let metrics = &cluster.metrics;
         let pump = Pump { client, backend, cleared, tracker, names: &names, watch: &mut watch, metrics };
         tokio::select! {
@@ -223,11 +250,12 @@ impl<E: Engine> Session<E> {
             return Manner { admission: Admission::Nothing, report: Report::Answered };
         }
         let admission = match signal.phase {
+            Phase::Open if self.is_leaving(signal) => Admission::OpenTransaction,
             Phase::Open => Admission::All,
             _ => Admission::OpenTransaction,
         };
         let report = match signal.phase {
-            Phase::Shut { .. } if !self.rest.is_parked(signal.round) => Report::Quiet,
+            Phase::Shut { .. } if !self.rest.holds_still(signal.round) => Report::Quiet,
             Phase::Closing => Report::Quiet,
             Phase::Open if self.rest.survey_due() || self.rest.is_overdue() => Report::Quiet,
             Phase::Open if self.rest.due().is_none() => Report::Drifted,
@@ -256,5 +284,23 @@ impl<E: Engine> Session<E> {
             return Err(End::Client);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::mysql::Mysql;
+    use crate::engine::postgres::Postgres;
+
+    fn future<T, F>(_: impl FnOnce(T) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Thousands of these rest at once.
+    #[test]
+    fn a_session_at_rest_is_small() {
+        assert!(future(Session::<Postgres>::run) <= 1024 && future(Session::<Mysql>::run) <= 1024);
+        assert!(size_of::<Session<Postgres>>() <= 2048 && size_of::<Session<Mysql>>() <= 2560);
     }
 }

@@ -200,6 +200,7 @@ fn session_row(view: &SessionView) -> SessionRow {
         obstacle: view.doing.obstacle.map(|obstacle| obstacle.to_string()),
         obstacle_since_ms: view.doing.obstacle.map(|_| millis(view.doing.since.elapsed())),
         statement: statement(view),
+        tie: view.tie.map(|tie| tie.as_str().to_owned()),
     }
 }
 
@@ -208,7 +209,8 @@ pub fn state(view: &SessionView) -> &'static str {
     use crate::router::Obstacle;
     match (view.attachment, view.doing.obstacle) {
         (Attachment::Detached, _) => "detached",
-        (Attachment::Parked | Attachment::Fetching | Attachment::Blocked, _) => "held",
+        (Attachment::Parked, _) => "parked",
+        (Attachment::Still | Attachment::Fetching | Attachment::Blocked, _) => "held",
         (Attachment::Attached, Some(Obstacle::OpenTransaction)) => "in_transaction",
         (Attachment::Attached, Some(Obstacle::StatementInProgress)) => "active",
         (Attachment::Attached, _) => "idle",

@@ -52,7 +52,7 @@ pub struct Change {
 
 /// How a search ended.
 enum Found {
-    /// Everybody is parked; the gate was shut at this time.
+    /// Everybody holds still; the gate was shut at this time.
     Point(Hold, Instant),
     /// The same, by force.
     Forced(Hold, Instant),
@@ -174,12 +174,16 @@ impl Driver {
         times.hold = shut.elapsed();
         self.board.metrics.hold_seconds.observe(times.hold.as_secs_f64());
         self.board.metrics.holds(HoldOutcome::Quiet).inc();
+        // Sessions may have become tied since. A change that was forced has cost some their transactions already.
+        if outcome != Outcome::Forced
+            && let Err(error) = self.fits(&resources)
+        {
+            return self.give_up(hold, error).await;
+        }
         if let Err(error) = self.remember().await {
             if outcome != Outcome::Forced {
-                drop(hold);
-                self.provider.dismiss();
-                self.unflush().await;
-                return Err(format!("the server cannot be asked for its settings: {error}"));
+                let error = format!("the server cannot be asked for its settings: {error}");
+                return self.give_up(hold, error).await;
             }
             // A server that hangs is among the reasons to force a change.
             tracing::warn!(cluster = self.board.name, error, "settings of the server are lost");
@@ -195,19 +199,30 @@ impl Driver {
         handed.map(|()| outcome)
     }
 
+    /// Everybody goes on where he was.
+    async fn give_up(&self, hold: Hold, error: String) -> Result<Outcome, String> {
+        drop(hold);
+        self.provider.dismiss();
+        self.unflush().await;
+        Err(error)
+    }
+
     async fn remember(&self) -> Result<(), String> {
         // Everybody waits for this as for the hold.
         let remembered = timeout(self.config.stall_budget, self.maintenance.remember()).await;
         remembered.unwrap_or_else(|_| Err("it does not answer".to_owned()))
     }
 
-    /// Sessions that the new capacity has no place for would be lost after the point of no return.
+    /// Sessions that must have a backend, as they cannot be parked, and that the new capacity has no place for would be
+    /// lost after the point of no return. The others take turns.
     fn fits(&self, to: &Resources) -> Result<(), String> {
-        let sessions = self.fleet.len() as u64;
+        let tied = self.fleet.tied() as u64;
         match self.provider.places(to) {
-            Some(places) if sessions > places => {
-                Err(format!("{sessions} sessions are connected and capacity {} admits {places}", to.capacity))
-            }
+            Some(places) if tied > places => Err(format!(
+                "{tied} sessions cannot be parked (they listen, or hold locks or sequence values) and capacity {} \
+                 admits {places}",
+                to.capacity
+            )),
             _ => Ok(()),
         }
     }
@@ -341,6 +356,7 @@ impl Driver {
             Ok((HandOver::Moved(instance), times)) => {
                 tracing::debug!(cluster = self.board.name, ?times, "handed over");
                 self.recall_settings(&instance).await;
+                self.fleet.set_places(self.provider.places(&instance.resources));
                 let_go.resume(socket(&instance), VISIBLE).await;
                 self.serve_from(instance);
                 Ok(())

@@ -39,7 +39,7 @@ pub struct Clusters {
 }
 
 /// The words for a session's state, for the metrics.
-const STATES: [&str; 5] = ["detached", "held", "in_transaction", "active", "idle"];
+const STATES: [&str; 6] = ["detached", "parked", "held", "in_transaction", "active", "idle"];
 
 impl Handle {
     fn status(&self) -> ClusterStatus {

@@ -197,6 +197,7 @@ impl Driver {
     async fn launch(&mut self) -> Result<(), ComputeError> {
         let instance = self.provider.launch(&self.resources(self.capacity)).await?;
         self.recall_settings(&instance).await;
+        self.fleet.set_places(self.provider.places(&instance.resources));
         self.fleet.resume(socket(&instance), VISIBLE).await;
         self.serve_from(instance);
         Ok(())

@@ -218,6 +218,8 @@ pub struct SessionRow {
     pub obstacle_since_ms: Option<u64>,
     /// The statement that runs, or that made the obstacle.
     pub statement: Option<String>,
+    /// What keeps it from being parked, besides an obstacle; `null` when nothing does.
+    pub tie: Option<String>,
 }
 
 /// `sessions --json`, and `GET /v1/clusters/{name}/sessions`.

@@ -12,11 +12,17 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+mod parking;
+mod session_gauge;
+
+pub use parking::ParkingMetrics;
+pub use session_gauge::SessionGauge;
+
 /// The content type of [`Metrics::encode`].
 pub const ENCODING: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Every metric: name, labels, meaning. Durations are seconds.
-pub const NAMES: [(&str, &str, &str); 15] = [
+pub const NAMES: [(&str, &str, &str); 20] = [
     ("scalepoint_sessions", "cluster, state", "Client sessions by state"),
     ("scalepoint_obstacles", "cluster, obstacle", "Sessions that block a scaling point, by obstacle"),
     ("scalepoint_holds_total", "cluster, outcome", "Holds begun, by how they ended"),
@@ -43,6 +49,11 @@ pub const NAMES: [(&str, &str, &str); 15] = [
     ),
     ("scalepoint_capacity", "cluster", "Capacity now, ACUs; 0 while paused"),
     ("scalepoint_capacity_changes_total", "cluster, outcome", "Capacity changes, by outcome"),
+    ("scalepoint_parkings_total", "cluster", "Idle sessions that gave their backends up"),
+    ("scalepoint_rebuilds_total", "cluster", "Parked sessions that have a backend again"),
+    ("scalepoint_rebuild_seconds", "cluster", "How long clients of parked sessions waited for that"),
+    ("scalepoint_place_waits_total", "cluster", "Sessions that found no place on the server at once"),
+    ("scalepoint_place_refusals_total", "cluster", "Sessions that found none in time"),
     ("scalepoint_build", "version", "Always 1; the version that runs"),
 ];
 
@@ -138,6 +149,8 @@ label_values! {
         Tls = "tls",
         /// No cluster has that name.
         UnknownCluster = "unknown_cluster",
+        /// The server has no place, and nobody made room in time.
+        NoPlace = "no_place",
         /// The cluster cannot take it now.
         Unavailable = "unavailable",
         /// The router is shutting down.
@@ -186,6 +199,7 @@ struct Families {
     sessions_refused: Family<ByReason, Counter>,
     capacity: Family<OfCluster, Gauge>,
     capacity_changes: Family<ByCapacityOutcome, Counter>,
+    parking: parking::Families,
 }
 
 impl std::fmt::Debug for Latency {
@@ -228,6 +242,7 @@ impl Metrics {
             sessions_refused: Family::default(),
             capacity: Family::default(),
             capacity_changes: Family::default(),
+            parking: parking::Families::new(),
         };
         let mut registry = Registry::with_prefix("scalepoint");
         families.register(&mut registry);
@@ -252,6 +267,7 @@ impl Metrics {
             authentication_failures: families.authentication_failures.get_or_create_owned(&of),
             backend_restarts: families.backend_restarts.get_or_create_owned(&of),
             capacity: families.capacity.get_or_create_owned(&of),
+            parking: families.parking.cluster(&of),
             cluster: of.cluster,
             families,
         };
@@ -293,6 +309,7 @@ impl Families {
         registry.register("sessions_refused", meaning("sessions_refused"), self.sessions_refused.clone());
         registry.register("capacity", meaning("capacity"), self.capacity.clone());
         registry.register("capacity_changes", meaning("capacity_changes"), self.capacity_changes.clone());
+        self.parking.register(registry);
         let build: Family<Vec<(&'static str, &'static str)>, Gauge> = Family::default();
         build.get_or_create_owned(&vec![("version", env!("CARGO_PKG_VERSION"))]).set(1);
         registry.register("build", meaning("build"), build);
@@ -322,6 +339,8 @@ pub struct ClusterMetrics {
     pub backend_restarts: Counter,
     /// Capacity now, ACUs; 0 while paused.
     pub capacity: Gauge,
+    /// Parked sessions.
+    pub parking: ParkingMetrics,
     cluster: String,
     families: Families,
 }
@@ -334,9 +353,7 @@ impl ClusterMetrics {
 
     /// Counts one session in `state` until the returned guard moves on or is dropped.
     pub fn session(&self, state: &'static str) -> SessionGauge {
-        let gauge = self.sessions(state);
-        gauge.inc();
-        SessionGauge { metrics: self.clone(), state, gauge }
+        SessionGauge::new(self, state)
     }
 
     /// The number of sessions that an obstacle keeps from being quiet.
@@ -360,33 +377,6 @@ impl ClusterMetrics {
     pub fn capacity_changes(&self, outcome: CapacityOutcome) -> Counter {
         let labels = ByCapacityOutcome { cluster: self.cluster.clone(), outcome };
         self.families.capacity_changes.get_or_create_owned(&labels)
-    }
-}
-
-/// One session's share of `scalepoint_sessions`; dropping it takes the session out, whatever way it ended.
-#[derive(Debug)]
-pub struct SessionGauge {
-    metrics: ClusterMetrics,
-    state: &'static str,
-    gauge: Gauge,
-}
-
-impl SessionGauge {
-    /// Moves the session to another state; free when it is the same.
-    pub fn enter(&mut self, state: &'static str) {
-        if self.state == state {
-            return;
-        }
-        let next = self.metrics.sessions(state);
-        next.inc();
-        self.gauge.dec();
-        (self.state, self.gauge) = (state, next);
-    }
-}
-
-impl Drop for SessionGauge {
-    fn drop(&mut self) {
-        self.gauge.dec();
     }
 }
 

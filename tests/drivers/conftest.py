@@ -33,7 +33,7 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 # They are full of assertions, too.
-pytest.register_assert_rewrite("bad_input", "crash_cases", "crash_engines")
+pytest.register_assert_rewrite("bad_input", "crash_cases", "crash_engines", "parking_cases", "parking_engines")
 
 # What a test's parameters may name: MySQL's products as in mysqlserver.py, PostgreSQL's versions.
 SERVERS = {"mariadb", "mysql9", "mysql56", "10", "12", "14", "15", "16", "17", "18"}

@@ -16,6 +16,7 @@ pub mod compressed;
 pub mod farewell;
 pub mod globals;
 pub mod greet;
+pub mod held;
 pub mod hello;
 pub mod interlude;
 pub mod lexer;
@@ -32,7 +33,7 @@ pub mod state;
 pub mod tracker;
 
 use crate::engine::{
-    Arrival, CancelKey, Engine, Farewell, Flush, Framing, Inquiry, Loss, Obstacle, RouterLogin,
+    Arrival, CancelKey, Engine, Farewell, Flush, Framing, Inquiry, Loss, Obstacle, RouterLogin, Tie,
 };
 
 /// The engine.
@@ -166,6 +167,10 @@ impl Engine for Mysql {
         false
     }
 
+    fn tie(_: &state::State) -> Option<Tie> {
+        None
+    }
+
     fn drain(_: &state::State) -> Option<query::Drain> {
         None
     }
@@ -234,6 +239,10 @@ impl Engine for Mysql {
     fn cancel_held(_: &mut BytesMut, _: &mut BytesMut) -> bool {
         // There is no cancel request but KILL QUERY, and that reaches the server.
         false
+    }
+
+    fn refuse_held(input: &mut BytesMut, out: &mut BytesMut) -> bool {
+        held::refuse(input, out)
     }
 
     fn turn_away(startup: &greet::Startup, why: &Farewell) -> Vec<u8> {

@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 pub mod auth;
 pub mod capture;
 pub mod greet;
+pub mod held;
 pub mod interlude;
 pub mod introspection;
 pub mod lexer;
@@ -26,7 +27,7 @@ pub mod stored;
 pub mod tracker;
 
 use crate::engine::{
-    Arrival, CancelKey, Engine, Farewell, Fate, Flush, Framing, Inquiry, Loss, Obstacle, RouterLogin,
+    Arrival, CancelKey, Engine, Farewell, Fate, Flush, Framing, Inquiry, Loss, Obstacle, RouterLogin, Tie,
     Tracker as _,
 };
 
@@ -200,6 +201,10 @@ impl Engine for Postgres {
         !state.locks.is_empty() || !state.channels.is_empty() || !state.sequences.is_empty()
     }
 
+    fn tie(state: &state::State) -> Option<Tie> {
+        state.tie()
+    }
+
     fn drain(state: &state::State) -> Option<query::Drain> {
         (!state.channels.is_empty()).then(query::Drain::default)
     }
@@ -290,7 +295,11 @@ impl Engine for Postgres {
     }
 
     fn cancel_held(input: &mut BytesMut, out: &mut BytesMut) -> bool {
-        cancel_held(input, out)
+        held::cancel(input, out)
+    }
+
+    fn refuse_held(input: &mut BytesMut, out: &mut BytesMut) -> bool {
+        held::refuse(input, out)
     }
 
     fn turn_away(_: &greet::Startup, why: &Farewell) -> Vec<u8> {
@@ -352,25 +361,4 @@ fn farewell_text(why: &Farewell) -> (&'static str, String) {
         Farewell::TooSlow => ("57014", "canceling authentication due to timeout"),
     };
     (code, text.to_owned())
-}
-
-/// Answers the request at the front of `input` as cancelled, without running it: a `Query`, or everything up to and
-/// including `Sync`. `false`: it is not there whole, so there is nothing to cancel yet.
-fn cancel_held(input: &mut BytesMut, out: &mut BytesMut) -> bool {
-    let mut length = 0;
-    loop {
-        let Ok(Some(frame)) = message::frame_length(&input[length..]) else { return false };
-        let kind = input[length];
-        length += frame;
-        if input.len() < length {
-            return false;
-        }
-        if matches!(kind, b'Q' | b'S' | b'F') {
-            break;
-        }
-    }
-    let _cancelled = input.split_to(length);
-    message::put_error(out, "ERROR", "57014", "canceling statement due to user request");
-    message::put_ready(out, b'I');
-    true
 }

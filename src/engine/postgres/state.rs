@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::introspection::More;
 use super::statements::ParseContext;
-use crate::engine::Obstacle;
+use crate::engine::{Obstacle, Tie};
 
 /// A setting that is not what a fresh session of the same user would have, or may not be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,6 +89,17 @@ pub struct SequenceValue {
 }
 
 impl State {
+    /// What keeps the session on its backend while others run.
+    pub fn tie(&self) -> Option<Tie> {
+        match () {
+            () if !self.channels.is_empty() => Some(Tie::Listening),
+            () if !self.locks.is_empty() => Some(Tie::AdvisoryLock),
+            // Also if the value cannot be restored at all: then a hand-over loses it, and nobody else may.
+            () if self.more.sequences => Some(Tie::SequenceValue),
+            () => None,
+        }
+    }
+
     /// Where a statement would be parsed now; `None` where the log in begins.
     pub fn surroundings(&self) -> Option<Surroundings> {
         let search_path = self.settings.iter().find(|s| s.own && s.name.as_ref() == b"search_path")?;

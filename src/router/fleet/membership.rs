@@ -6,14 +6,14 @@ use subtle::ConstantTimeEq as _;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::{Aide, Attachment, ConnectionId, Doing, Fleet, Full, Identity, Member, Order, Tally};
-use crate::engine::{CancelClaim, CancelKey, Directory, Obstacle, Whereabouts};
+use super::{Aide, Attachment, ConnectionId, Doing, Fleet, Full, Identity, Member, Members, Order, Tally};
+use crate::engine::{CancelClaim, CancelKey, Directory, Obstacle, Tie, Whereabouts};
 use crate::router::gate::{Gate, Phase};
 
 /// A session's own end of the fleet. Dropping it takes the session out.
 pub struct Membership {
-    fleet: Arc<Fleet>,
-    id: u32,
+    pub(super) fleet: Arc<Fleet>,
+    pub(super) id: u32,
     _reserved: ConnectionId,
     key: CancelKey,
     doing: Arc<Mutex<Doing>>,
@@ -44,6 +44,7 @@ impl Fleet {
             identity,
             started: Instant::now(),
             attachment: Attachment::Detached,
+            tie: None,
             doing: Arc::clone(&doing),
             visible: None,
         };
@@ -78,16 +79,27 @@ impl Membership {
         self.fleet.gate()
     }
 
-    /// May the session have a backend now? If so it counts as attached from here on.
-    pub fn attach(&self) -> bool {
-        let mut members = self.fleet.members();
+    /// May the session have a backend now?
+    pub fn may_attach(&self) -> bool {
+        self.is_allowed(&self.fleet.members())
+    }
+
+    fn is_allowed(&self, members: &Members) -> bool {
         let visible = members.sessions.get(&self.id).is_some_and(|member| member.visible.is_some());
-        let allowed = match self.fleet.phase() {
+        match self.fleet.phase() {
             Phase::Open => visible || !members.awaits_visible(),
             Phase::Reattach => visible,
             Phase::Down | Phase::Shut { .. } | Phase::LetGo | Phase::Closing => false,
-        };
+        }
+    }
+
+    /// The same; if it may, it counts as attached from here on.
+    pub fn attach(&self) -> bool {
+        let mut members = self.fleet.members();
+        let allowed = self.is_allowed(&members);
         if allowed {
+            // What it was called on its last backend is nobody's now, or somebody else's.
+            members.name_backend(self.id, None);
             members.set(self.id, Attachment::Attached);
         }
         allowed
@@ -102,22 +114,35 @@ impl Membership {
         self.fleet.progress.notify_waiters();
     }
 
+    /// The session has given its backend up, until its client speaks.
+    pub fn parked(&self) {
+        self.fleet.members().set(self.id, Attachment::Parked);
+        self.fleet.progress.notify_waiters();
+    }
+
+    /// What was found that keeps the session from being parked.
+    pub fn tied(&self, tie: Option<Tie>) {
+        if let Some(member) = self.fleet.members().sessions.get_mut(&self.id) {
+            member.tie = tie;
+        }
+    }
+
     /// The session has no backend any more. `visible`: it must be restored before anybody runs.
     pub fn detach(&self, visible: bool) {
         let mut members = self.fleet.members();
         members.set(self.id, Attachment::Detached);
-        // Its backend's number stays known until the next database: others may yet hear from it.
+        // Its backend's number stays known until the next one: others may yet hear from it.
         members.set_visible(self.id, Some(Instant::now()).filter(|_| visible));
         drop(members);
         self.fleet.progress.notify_waiters();
     }
 
     /// The session holds still for the hold of this round, in one of the three ways.
-    pub fn park(&self, round: u64, how: Attachment) {
+    pub fn keep_still(&self, round: u64, how: Attachment) {
         let mut members = self.fleet.members();
         let signal = self.fleet.signal.borrow().clone();
         let current = signal.round == round && matches!(signal.phase, Phase::Shut { .. });
-        let attached = members.sessions.get(&self.id).is_some_and(|m| m.attachment != Attachment::Detached);
+        let attached = members.sessions.get(&self.id).is_some_and(|m| m.attachment.has_backend());
         if current && attached {
             members.set(self.id, how);
         }
@@ -126,12 +151,12 @@ impl Membership {
     }
 
     /// The session does not hold still for the hold of this round any more.
-    pub fn unpark(&self, round: u64) {
+    pub fn move_on(&self, round: u64) {
         let mut members = self.fleet.members();
         let signal = self.fleet.signal.borrow().clone();
         let current = signal.round == round && matches!(signal.phase, Phase::Shut { .. });
-        let parked = members.sessions.get(&self.id).is_some_and(|m| m.attachment == Attachment::Parked);
-        if current && parked {
+        let still = members.sessions.get(&self.id).is_some_and(|m| m.attachment == Attachment::Still);
+        if current && still {
             members.set(self.id, Attachment::Attached);
         }
         drop(members);
@@ -198,10 +223,10 @@ impl Directory for Membership {
     fn find(&self, id: u32) -> Whereabouts {
         match self.fleet.members().sessions.get(&id) {
             None => Whereabouts::Unknown,
-            Some(Member { attachment: Attachment::Detached, .. } | Member { backend_id: None, .. }) => {
-                Whereabouts::Detached
+            Some(Member { backend_id: Some(backend), attachment, .. }) if attachment.has_backend() => {
+                Whereabouts::At(*backend)
             }
-            Some(Member { backend_id: Some(backend), .. }) => Whereabouts::At(*backend),
+            Some(_) => Whereabouts::Detached,
         }
     }
 }
@@ -240,15 +265,15 @@ mod tests {
         let session = attached(&fleet);
         let hold = fleet.hold();
         let round = fleet.gate().borrow().round;
-        session.park(round, Attachment::Parked);
-        session.unpark(round + 1);
+        session.keep_still(round, Attachment::Still);
+        session.move_on(round + 1);
         assert_eq!(fleet.held(), Held::All);
-        session.unpark(round);
+        session.move_on(round);
         assert_eq!(fleet.held(), Held::Waiting(1));
         // Behind the point of no return nothing changes any more.
-        session.park(round, Attachment::Parked);
+        session.keep_still(round, Attachment::Still);
         let let_go = hold.let_go();
-        session.unpark(round);
+        session.move_on(round);
         assert_eq!(fleet.held(), Held::All);
         drop(let_go);
     }

@@ -5,24 +5,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{End, Session};
 use crate::engine::{Admission, Cause, DialogueError, Drift, Engine, Farewell, Rest, Tracker};
 use crate::router::backend::{Backend, BackendError};
-use crate::router::fleet::Order;
+use crate::router::fleet::{LOOK, Order, Place};
 use crate::router::gate::{Phase, Signal};
-use crate::router::nonce;
+use crate::router::{nonce, relay};
 
 /// How long a session waits for a place on a server that is full, or is starting.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a listener's last notifications may take.
 const DRAIN: Duration = Duration::from_secs(1);
-/// Between two looks of a new client whether it may have a backend.
-const WAIT: Duration = Duration::from_millis(100);
 /// Between two tries.
-const RETRY: Duration = Duration::from_millis(20);
+pub(super) const RETRY: Duration = Duration::from_millis(20);
 /// A client without a backend may send this much ahead.
 const MAX_HELD: usize = 128 * 1024;
 
@@ -32,12 +29,14 @@ pub(super) enum Idle {
     ClientGone,
     Gate,
     Order(Order),
+    /// There was no place on the server for too long.
+    Full,
 }
 
 impl<E: Engine> Session<E> {
     /// The database that this session's backend belongs to goes, or is gone.
     pub(super) async fn let_go(&mut self, signal: &Signal) -> Result<(), End> {
-        let held_still = self.rest.is_parked(signal.round) && self.tracker.is_quiet();
+        let held_still = self.rest.holds_still(signal.round) && self.tracker.is_quiet();
         if !held_still || self.rest.standing().is_some() || self.tracker.drift() > Drift::None {
             return self.backend_lost().await;
         }
@@ -85,24 +84,41 @@ impl<E: Engine> Session<E> {
             return Err(End::Told(self.doubt.unknown().unwrap_or(Farewell::ShuttingDown)));
         }
         if self.doubt.is_left() {
-            return self.resolve(signal).await;
+            return Box::pin(self.resolve(signal)).await;
         }
-        let wanted = self.wants_backend().await?;
+        if self.lost.is_some() {
+            Box::pin(self.answer_for_lost()).await?;
+        }
+        let wanted = self.wants_backend()?;
+        if wanted {
+            self.parking.spoken_to();
+        }
         let wanted = wanted || self.woken;
         let may = match signal.phase {
             Phase::Open => wanted || E::is_visible(&self.state),
             Phase::Reattach => E::is_visible(&self.state),
             Phase::Down | Phase::Shut { .. } | Phase::LetGo | Phase::Closing => false,
         };
-        if may
-            && let Some(socket) = signal.socket.clone()
-            && self.membership.attach()
-        {
-            return self.reattach(&socket, signal.era).await;
+        if let (true, Some(socket), true) = (may, signal.socket.clone(), self.membership.may_attach()) {
+            if let Some(place) = self.parking.place(&self.membership, &self.cluster.metrics.parking)
+                && self.membership.attach()
+            {
+                return Box::pin(self.reattach(&socket, signal.era, place)).await;
+            }
+        } else if wanted {
+            self.parking.pause();
+        } else {
+            self.parking.gives_up();
         }
-        match self.idle(may).await {
-            Idle::Bytes | Idle::Gate => Ok(()),
+        let idle = self.idle(may).await;
+        Box::pin(self.woken_without_backend(idle)).await
+    }
+
+    async fn woken_without_backend(&mut self, idle: Idle) -> Result<(), End> {
+        match idle {
+            Idle::Bytes | Idle::Gate | Idle::Order(Order::MakeRoom) => Ok(()),
             Idle::ClientGone => Err(End::Client),
+            Idle::Full => self.refuse().await,
             Idle::Order(Order::Wake) => {
                 self.woken = true;
                 Ok(())
@@ -121,9 +137,8 @@ impl<E: Engine> Session<E> {
         }
     }
 
-    /// Looks at what the client has sent: answers for a lost transaction, finds out whether a request waits.
-    async fn wants_backend(&mut self) -> Result<bool, End> {
-        self.answer_for_lost().await?;
+    /// Looks at what the client has sent: whether a request waits.
+    fn wants_backend(&mut self) -> Result<bool, End> {
         // Nothing is let past; only the kind of the first message is learnt.
         match self.tracker.client_bytes(&mut self.client.from.bytes, Admission::Nothing).rest {
             Rest::Goodbye => Err(End::Client),
@@ -136,20 +151,25 @@ impl<E: Engine> Session<E> {
     /// Waits for the client, the gate, or (`again`) for the next try to get a backend.
     pub(super) async fn idle(&mut self, again: bool) -> Idle {
         let room = self.client.from.bytes.len() < MAX_HELD;
+        let pause = if self.parking.is_waiting() { LOOK } else { RETRY };
         tokio::select! {
             biased;
             _ = self.gate.changed() => Idle::Gate,
             Some(order) = self.orders.recv() => Idle::Order(order),
-            read = self.client.stream.read_buf(&mut self.client.from.bytes), if room => match read {
+            ready = self.parking.place_ready(self.cluster.full_wait) => match ready {
+                true => Idle::Bytes,
+                false => Idle::Full,
+            },
+            read = relay::fill(&mut self.client.stream, &mut self.client.from.bytes), if room => match read {
                 Ok(1..) => Idle::Bytes,
                 _ => Idle::ClientGone,
             },
-            () = sleep(RETRY), if again => Idle::Bytes,
+            () = sleep(pause), if again => Idle::Bytes,
         }
     }
 
     /// Logs in and makes the backend the session that it was.
-    async fn reattach(&mut self, socket: &Arc<Path>, era: u64) -> Result<(), End> {
+    async fn reattach(&mut self, socket: &Arc<Path>, era: u64, place: Place) -> Result<(), End> {
         let started = Instant::now();
         let log_in = E::log_in_again(&self.startup, &self.state);
         let mut backend = match Backend::<E>::connect(socket, log_in, &self.cluster.login).await {
@@ -157,6 +177,13 @@ impl<E: Engine> Session<E> {
             Err(BackendError::Dialogue(error @ DialogueError::Refused { .. })) if !self.may_pass(&error) => {
                 self.membership.detach(false);
                 return Err(End::Told(Farewell::StateLost(error.to_string())));
+            }
+            Err(BackendError::Dialogue(DialogueError::Refused { cause: Cause::Full, .. }))
+                if self.is_full_for_long() =>
+            {
+                self.rest.refused_since = None;
+                self.has_none();
+                return self.refuse().await;
             }
             // The database is gone again, or has no place: what is to be done then, the gate or the next try will say.
             Err(error) => {
@@ -168,15 +195,9 @@ impl<E: Engine> Session<E> {
         let restore = E::restore(&self.tracker, &backend.logged_in, &self.state, nonce());
         match backend.converse(restore).await {
             Ok(restored) => {
-                let mut out = BytesMut::new();
-                E::reattach(&mut self.tracker, &backend.logged_in, restored, &mut out);
-                self.cluster.metrics.restore_seconds.observe(started.elapsed().as_secs_f64());
                 self.rest.reattached(era);
-                // Whoever asked for an end has named the backend before this one.
-                (self.cleared, self.woken, self.ended) = (0, false, None);
-                self.membership.attached_to(E::backend_id(&backend.logged_in));
-                self.backend = Some(backend);
-                if out.is_empty() || self.tell(&out).await { Ok(()) } else { Err(End::Client) }
+                backend.place = Some(place);
+                self.restored(backend, restored, started.elapsed()).await
             }
             Err(BackendError::Dialogue(DialogueError::Unfaithful(what))) => {
                 tracing::warn!(session = self.membership.key().id, %what, "a session cannot be restored");
@@ -190,59 +211,52 @@ impl<E: Engine> Session<E> {
         }
     }
 
+    /// The session goes on. `took`: the rebuilding.
+    async fn restored(
+        &mut self,
+        backend: Backend<E>,
+        restored: E::Restored,
+        took: Duration,
+    ) -> Result<(), End> {
+        let mut out = BytesMut::new();
+        E::reattach(&mut self.tracker, &backend.logged_in, restored, &mut out);
+        let metrics = &self.cluster.metrics;
+        metrics.restore_seconds.observe(took.as_secs_f64());
+        if let Some(waited) = self.parking.reattached(took, self.woken) {
+            metrics.parking.rebuilds.inc();
+            metrics.parking.rebuild_seconds.observe(waited.as_secs_f64());
+        }
+        // Whoever asked for an end has named the backend before this one.
+        (self.cleared, self.woken, self.ended) = (0, false, None);
+        self.membership.attached_to(E::backend_id(&backend.logged_in));
+        self.backend = Some(Box::new(backend));
+        if out.is_empty() || self.tell(&out).await { Ok(()) } else { Err(End::Client) }
+    }
+
     /// A later try may succeed: the server is starting or stopping, or has no place just now. Not for ever.
     fn may_pass(&mut self, error: &DialogueError) -> bool {
         let DialogueError::Refused { cause, .. } = error else { return false };
         let since = *self.rest.refused_since.get_or_insert_with(Instant::now);
-        (cause.is_passing() || *cause == Cause::Full) && since.elapsed() < PATIENCE
+        *cause == Cause::Full || cause.is_passing() && since.elapsed() < PATIENCE
+    }
+
+    /// The server has had no place for another connection for as long as a session may wait, though it should have: its
+    /// account may be limited, or others use the server.
+    fn is_full_for_long(&self) -> bool {
+        self.rest.refused_since.is_some_and(|since| since.elapsed() >= self.cluster.full_wait)
     }
 
     /// The next try is not at once: a socket that nobody listens on refuses without delay.
     async fn not_attached(&mut self) -> Result<(), End> {
-        self.membership.detach(E::is_visible(&self.state));
+        self.has_none();
         sleep(RETRY).await;
         Ok(())
     }
-}
 
-/// A first backend for a client that has just been let in; waits for a database, `deadline` at most.
-pub(in crate::router) async fn first_backend<E: Engine>(
-    cluster: &super::Cluster<E>,
-    membership: &crate::router::fleet::Membership,
-    startup: &E::Startup,
-    deadline: Duration,
-) -> Result<(Backend<E>, u64), Option<BackendError>> {
-    let mut gate = membership.gate();
-    let connect = async {
-        loop {
-            let signal = gate.borrow_and_update().clone();
-            if let (Some(socket), true) = (&signal.socket, membership.attach()) {
-                match Backend::<E>::connect(socket, E::log_in(startup), &cluster.login).await {
-                    Ok(backend) => return Ok((backend, signal.era)),
-                    Err(error @ BackendError::Dialogue(DialogueError::Refused { .. }))
-                        if !is_starting(&error) =>
-                    {
-                        return Err(Some(error));
-                    }
-                    Err(error) => {
-                        tracing::debug!(cluster = cluster.name, %error, "waiting for a backend");
-                        membership.detach(false);
-                        sleep(RETRY).await;
-                    }
-                }
-            } else {
-                // Mostly the gate says when; while sessions with visible state go first, nobody does.
-                if let Ok(Err(_)) = timeout(WAIT, gate.changed()).await {
-                    return Err(None);
-                }
-            }
+    fn has_none(&self) {
+        match self.parking.is_parked() {
+            true => self.membership.parked(),
+            false => self.membership.detach(E::is_visible(&self.state)),
         }
-    };
-    timeout(deadline, connect).await.unwrap_or(Err(None))
-}
-
-/// A new client is told at once when the server is full, as it would be by the server itself; only a server that is
-/// starting is waited for.
-fn is_starting(error: &BackendError) -> bool {
-    matches!(error, BackendError::Dialogue(DialogueError::Refused { cause: Cause::Starting, .. }))
+    }
 }

@@ -94,8 +94,8 @@ impl<E: Engine> Session<E> {
                 if lost.is_some() {
                     return self.backend_lost().await;
                 }
-                self.rest.parks(signal.round);
-                self.membership.park(signal.round, Attachment::Parked);
+                self.rest.stands_still(signal.round);
+                self.membership.keep_still(signal.round, Attachment::Still);
                 Ok(())
             }
             (None, None) => self.closed(otherwise),
@@ -122,7 +122,7 @@ impl<E: Engine> Session<E> {
             return match self.idle(false).await {
                 Idle::ClientGone => Err(End::Client),
                 // There is nothing to cancel.
-                Idle::Bytes | Idle::Gate | Idle::Order(_) => Ok(()),
+                Idle::Bytes | Idle::Gate | Idle::Full | Idle::Order(_) => Ok(()),
             };
         };
         let InDoubt::Left { transaction, doubt, state_lost } =

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout};
 
+use super::park::Watch;
 use super::{End, Session};
 use crate::engine::{Admission, Drift, Engine, Farewell, Fate, Tracker};
 use crate::router::ForcedChange;
@@ -124,10 +125,10 @@ impl<E: Engine> Session<E> {
     }
 
     pub(super) async fn pump_until(&mut self, deadline: Instant) -> Option<Event> {
-        let Session { membership, client, backend, cleared, tracker, rest, cluster, .. } = self;
+        let Session { membership, client, backend, cleared, tracker, rest, parking, cluster, .. } = self;
         let backend = backend.as_mut()?;
         let names = |backend_id| membership.name_of(backend_id);
-        let mut watch = |tracker: &E::Tracker| rest.seen(membership, tracker);
+        let mut watch = Watch { rest, parking, membership, parkable: false };
         let metrics = &cluster.metrics;
         let pump = Pump { client, backend, cleared, tracker, names: &names, watch: &mut watch, metrics };
         let manner = Manner { admission: Admission::Nothing, report: Report::Answered };

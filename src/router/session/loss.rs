@@ -73,7 +73,7 @@ impl<E: Engine> Session<E> {
     }
 
     /// Another session has asked for the end of this one, a moment ago, and the server has not gone since.
-    fn was_ended(&self) -> bool {
+    pub(super) fn was_ended(&self) -> bool {
         self.gate.borrow().era == self.rest.era && self.ended.is_some_and(|asked| asked.elapsed() < DOUBT)
     }
 

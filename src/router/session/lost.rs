@@ -7,6 +7,7 @@ use super::attach::Idle;
 use super::{End, Session};
 use crate::engine::{Admission, Engine, Farewell, LostTransaction, Rest, Tracker};
 use crate::router::backend::BackendError;
+use crate::router::fleet::Order;
 use crate::router::gate::{Phase, Signal};
 
 impl<E: Engine> Session<E> {
@@ -24,7 +25,7 @@ impl<E: Engine> Session<E> {
 
     /// One stretch with a backend that the client must not speak to yet.
     pub(super) async fn in_lost_transaction(&mut self, signal: &Signal) -> Result<(), End> {
-        if matches!(signal.phase, Phase::Shut { .. }) && !self.rest.is_parked(signal.round) {
+        if matches!(signal.phase, Phase::Shut { .. }) && !self.rest.holds_still(signal.round) {
             return self.at_rest(signal).await;
         }
         self.answer_for_lost().await?;
@@ -38,8 +39,12 @@ impl<E: Engine> Session<E> {
         }
         match self.idle(false).await {
             Idle::ClientGone => Err(End::Client),
+            Idle::Order(Order::MakeRoom) => {
+                self.keeps_place();
+                Ok(())
+            }
             // There is nothing to cancel.
-            Idle::Bytes | Idle::Gate | Idle::Order(_) => Ok(()),
+            Idle::Bytes | Idle::Gate | Idle::Full | Idle::Order(_) => Ok(()),
         }
     }
 

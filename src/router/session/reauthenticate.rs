@@ -9,7 +9,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
-use super::{End, InDoubt, Session, attach, rest::Rest};
+use super::first::{NoBackend, first_backend};
+use super::{End, InDoubt, Parking, Session, rest::Rest};
 use crate::engine::{DialogueError, Engine, Farewell, Greeting, Refusal, Tracker};
 use crate::router::backend::BackendError;
 use crate::router::handshake::FIRST_BACKEND;
@@ -70,18 +71,20 @@ impl<E: Engine> Session<E> {
         tracing::Span::current().record("user", user);
         self.membership.renamed(user, database);
         let first = tokio::select! {
-            first = attach::first_backend(&self.cluster, &self.membership, &self.startup, FIRST_BACKEND) => first,
+            first = first_backend(&self.cluster, &self.membership, &self.startup, FIRST_BACKEND) => first,
             () = gone(&mut self.client.stream, &mut self.client.from.bytes) => return Err(End::Client),
         };
         let (backend, era) = match first {
             Ok(first) => first,
-            Err(Some(BackendError::Dialogue(DialogueError::Refused { message, .. }))) => {
+            Err(NoBackend::Refused(BackendError::Dialogue(DialogueError::Refused { message, .. }))) => {
                 out.extend_from_slice(&message);
                 self.tell(&out).await;
                 return Err(End::Database);
             }
-            Err(_) => {
-                out.extend_from_slice(&E::turn_away(&self.startup, &Farewell::NotAvailable));
+            Err(why) => {
+                let full = matches!(why, NoBackend::Full);
+                let why = if full { Farewell::TooManySessions } else { Farewell::NotAvailable };
+                out.extend_from_slice(&E::turn_away(&self.startup, &why));
                 self.tell(&out).await;
                 return Err(End::Denied);
             }
@@ -90,11 +93,13 @@ impl<E: Engine> Session<E> {
         tracker.succeeds(&self.tracker);
         self.tracker = tracker;
         self.membership.attached_to(E::backend_id(&backend.logged_in));
-        self.backend = Some(backend);
+        self.backend = Some(Box::new(backend));
         self.state = E::State::default();
         (self.lost, self.doubt) = (None, InDoubt::No);
         self.outlasting.clear();
         self.rest = Rest::new(era);
+        self.parking = Parking::new(self.cluster.park_after);
+        self.membership.tied(None);
         (self.woken, self.ended) = (false, None);
         self.membership.doing(None, &[]);
         if self.tell(&out).await { Ok(()) } else { Err(End::Client) }

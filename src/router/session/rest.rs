@@ -33,7 +33,7 @@ pub(crate) struct Rest {
     survey_due: bool,
     /// The backend was never asked: its first answer takes several times as long as the next.
     cold: bool,
-    parked: Option<u64>,
+    still: Option<u64>,
     /// What becomes of the session in this change is in the report already.
     counted: bool,
     standing: Option<Obstacle>,
@@ -57,7 +57,7 @@ impl Rest {
             survey: 0,
             survey_due: false,
             cold: true,
-            parked: None,
+            still: None,
             counted: false,
             standing: None,
             shown: None,
@@ -74,7 +74,7 @@ impl Rest {
     pub(super) fn reattached(&mut self, era: u64) {
         self.era = era;
         self.cold = true;
-        self.parked = None;
+        self.still = None;
         self.counted = false;
     }
 
@@ -94,7 +94,7 @@ impl Rest {
 
     /// The gate is open: whatever the session held still for is over, and it may be anywhere from now on.
     pub(crate) fn goes_on(&mut self) {
-        (self.parked, self.counted) = (None, false);
+        (self.still, self.counted) = (None, false);
     }
 
     /// What becomes of the session is in the report.
@@ -108,13 +108,13 @@ impl Rest {
     }
 
     /// The session holds still for this round, as well as it can.
-    pub(super) fn parks(&mut self, round: u64) {
-        self.parked = Some(round);
+    pub(super) fn stands_still(&mut self, round: u64) {
+        self.still = Some(round);
     }
 
     /// The session holds still for this round.
-    pub(crate) fn is_parked(&self, round: u64) -> bool {
-        self.parked == Some(round)
+    pub(crate) fn holds_still(&self, round: u64) -> bool {
+        self.still == Some(round)
     }
 
     /// What was found in the session's state that keeps it where it is.
@@ -194,13 +194,13 @@ impl<E: Engine> Session<E> {
         if self.backend.is_none() || !self.tracker.is_quiet() {
             return Ok(());
         }
-        self.rest.parked = Some(signal.round);
+        self.rest.still = Some(signal.round);
         let how = match self.rest.standing {
             Some(_) => Attachment::Blocked,
             None if E::drain(&self.state).is_some() => Attachment::Fetching,
-            None => Attachment::Parked,
+            None => Attachment::Still,
         };
-        self.membership.park(signal.round, how);
+        self.membership.keep_still(signal.round, how);
         Ok(())
     }
 
@@ -211,6 +211,10 @@ impl<E: Engine> Session<E> {
         let quiet = self.tracker.is_quiet() && written;
         if self.tracker.drift() == Drift::None {
             self.rest.due = None;
+            return Ok(());
+        }
+        if self.rest.due.is_none_or(|due| due > Instant::now()) {
+            // It rang for another reason.
             return Ok(());
         }
         if quiet {
@@ -267,6 +271,7 @@ impl<E: Engine> Session<E> {
                 E::captured(&mut self.tracker, &mut captured.state);
                 self.rest.standing = E::state_obstacle(&captured.state).or(of_libraries);
                 self.state = captured.state;
+                self.membership.tied(E::tie(&self.state));
                 self.pass_aside(captured.aside).await
             }
             Err(error @ BackendError::Dialogue(DialogueError::Refused { .. })) => {

@@ -85,7 +85,9 @@ impl Parameters {
             None => Some(ours),
         };
         let all: u64 = number("max_connections", max_connections(resources))?;
-        Some(all.saturating_sub(number("superuser_reserved_connections", RESERVED_CONNECTIONS)?))
+        let reserved = number("superuser_reserved_connections", RESERVED_CONNECTIONS)?
+            .saturating_add(number("reserved_connections", 0)?);
+        Some(all.saturating_sub(reserved))
     }
 
     /// The size of shared_buffers that the server will have, bytes; `None` if the operator's value is not understood.

@@ -1,0 +1,101 @@
+//! The first backend of a client that has just been let in, or has become somebody else.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+
+use super::attach::RETRY;
+use crate::engine::{Cause, DialogueError, Engine};
+use crate::router::Cluster;
+use crate::router::backend::{Backend, BackendError};
+use crate::router::fleet::{LOOK, Membership};
+
+/// Between two looks whether it may have one.
+const WAIT: Duration = Duration::from_millis(100);
+/// A server may take so long to notice that a connection has ended whose place is another's already.
+const ENDING: Duration = Duration::from_millis(500);
+
+/// Why a client gets no backend.
+#[derive(Debug)]
+pub(in crate::router) enum NoBackend {
+    /// The server has refused it, in its own words.
+    Refused(BackendError),
+    /// The server has no place, and nobody has made room in time.
+    Full,
+    /// No database has come up in time.
+    NotAvailable,
+}
+
+/// Waits for a database, `deadline` at most, and for a place on it.
+pub(in crate::router) async fn first_backend<E: Engine>(
+    cluster: &Cluster<E>,
+    membership: &Membership,
+    startup: &E::Startup,
+    deadline: Duration,
+) -> Result<(Backend<E>, u64), NoBackend> {
+    let getting = get(cluster, membership, startup);
+    timeout(deadline, getting).await.unwrap_or(Err(NoBackend::NotAvailable))
+}
+
+async fn get<E: Engine>(
+    cluster: &Cluster<E>,
+    membership: &Membership,
+    startup: &E::Startup,
+) -> Result<(Backend<E>, u64), NoBackend> {
+    let mut gate = membership.gate();
+    let mut claim = membership.claim();
+    let mut full_since: Option<Instant> = None;
+    loop {
+        let signal = gate.borrow_and_update().clone();
+        let mut place = None;
+        if signal.socket.is_some() && membership.may_attach() {
+            let waited = claim.is_waiting();
+            place = claim.take();
+            if place.is_none() {
+                if !waited {
+                    cluster.metrics.parking.waits.inc();
+                }
+                if claim.since().elapsed() >= cluster.full_wait {
+                    cluster.metrics.parking.refusals.inc();
+                    return Err(NoBackend::Full);
+                }
+                let _either = timeout(LOOK, claim.ready()).await;
+                continue;
+            }
+        }
+        if let (Some(place), Some(socket), true) = (place, &signal.socket, membership.attach()) {
+            match Backend::<E>::connect(socket, E::log_in(startup), &cluster.login).await {
+                Ok(mut backend) => {
+                    backend.place = Some(place);
+                    return Ok((backend, signal.era));
+                }
+                Err(error) if !is_passing(&error, &mut full_since) => return Err(NoBackend::Refused(error)),
+                Err(error) => {
+                    tracing::debug!(cluster = cluster.name, %error, "waiting for a backend");
+                    membership.detach(false);
+                    drop(place);
+                    sleep(RETRY).await;
+                }
+            }
+        } else {
+            claim.pause();
+            // Mostly the gate says when; while sessions with visible state go first, nobody does.
+            if let Ok(Err(_)) = timeout(WAIT, gate.changed()).await {
+                return Err(NoBackend::NotAvailable);
+            }
+        }
+    }
+}
+
+/// A new client is told at once when the server does not want it, as it would be by the server itself; only a server
+/// that is starting is waited for, and, for a moment, one that is full although it should not be.
+fn is_passing(error: &BackendError, full_since: &mut Option<Instant>) -> bool {
+    match error {
+        BackendError::Dialogue(DialogueError::Refused { cause: Cause::Starting, .. }) => true,
+        BackendError::Dialogue(DialogueError::Refused { cause: Cause::Full, .. }) => {
+            full_since.get_or_insert_with(Instant::now).elapsed() < ENDING
+        }
+        BackendError::Dialogue(DialogueError::Refused { .. }) => false,
+        _ => true,
+    }
+}

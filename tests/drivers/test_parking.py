@@ -1,0 +1,120 @@
+"""The tests of parked sessions (parking_cases.py) with PostgreSQL, and what only PostgreSQL has."""
+
+import subprocess
+
+import psycopg
+import pytest
+from conftest import wait_until
+from parking_cases import *
+from parking_cases import SHORT_WAIT, share
+from parking_engines import Postgres
+
+
+def shared(**options):
+    @pytest.fixture(scope="module")
+    def fixture():
+        with share(Postgres("15"), **options) as parked:
+            parked.engine.prepare()
+            yield parked
+
+    return fixture
+
+
+crowded = shared(wait_ms=20_000)
+full = shared(wait_ms=SHORT_WAIT, places=Postgres.few)
+eager = shared(wait_ms=20_000, after_ms=0)
+
+
+@pytest.mark.parametrize("protocol", ["simple", "prepared"])
+def test_pgbench(eager, protocol):
+    eager.clean()
+    server = eager.server
+    environment = {**os.environ, "PGPASSWORD": server.password, "PGSSLMODE": "disable"}
+    folder = os.environ["SCALEPOINT_PG_CLIENT_BIN"]
+    target = ["-h", "127.0.0.1", "-p", str(server.port), "-U", "master", server.database]
+    if protocol == "simple":
+        subprocess.run([f"{folder}/pgbench", "-i", "-q", *target], env=environment, check=True, capture_output=True)
+    command = [f"{folder}/pgbench", "-c", "8", "-j", "2", "-T", "4", "-M", protocol, "-n", *target]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "aborted" not in done.stderr, done.stderr
+    with server.connect() as connection:
+        balances = connection.execute(
+            "SELECT (SELECT sum(abalance) FROM pgbench_accounts), (SELECT sum(tbalance) FROM pgbench_tellers),"
+            " (SELECT sum(delta) FROM pgbench_history)"
+        ).fetchone()
+    assert balances[0] == balances[1] == balances[2], balances
+    print(*[line for line in done.stdout.splitlines() if "tps" in line or "processed" in line])
+
+
+TIES = [
+    ("listening", "LISTEN news", "UNLISTEN *"),
+    ("advisory_lock", "SELECT pg_advisory_lock(77)", "SELECT pg_advisory_unlock(77)"),
+    ("sequence_value", "INSERT INTO counted (note) VALUES ('x')", "DISCARD SEQUENCES"),
+]
+
+
+@pytest.mark.parametrize("tie, begin, end", TIES, ids=[tie for tie, _, _ in TIES])
+def test_what_others_would_miss_keeps_a_session_on_its_server(eager, tie, begin, end):
+    eager.clean()
+    with eager.server.connect() as connection:
+        connection.execute("CREATE TABLE IF NOT EXISTS counted (id serial, note text)")
+        wait_until(lambda: eager.states() == ["parked"], "it is parked")
+        connection.execute(begin)
+        wait_until(lambda: [session["tie"] for session in eager.server.sessions()] == [tie], "it is tied")
+        assert eager.states() == ["idle"]
+        if tie == "sequence_value":
+            assert connection.execute("SELECT lastval() = max(id) FROM counted").fetchone() == (True,)
+        # It is carried by a change all the same.
+        eager.server.swap()
+        connection.execute(end)
+        wait_until(lambda: eager.states() == ["parked"], "it is parked")
+        assert [session["tie"] for session in eager.server.sessions()] == [None]
+
+
+def test_a_transaction_and_a_temporary_table_keep_it_too(eager):
+    eager.clean()
+    with eager.server.connect() as connection:
+        with connection.transaction():
+            connection.execute("SELECT 1")
+            wait_until(lambda: eager.states() == ["in_transaction"], "a transaction")
+        wait_until(lambda: eager.states() == ["parked"], "it is parked")
+        connection.execute("CREATE TEMP TABLE mine (id int)")
+        wait_until(lambda: [s["obstacle"] for s in eager.server.sessions()] == ["temporary_table"], "an obstacle")
+        assert connection.execute("SELECT count(*) FROM mine").fetchone() == (0,)
+        connection.execute("DROP TABLE mine")
+        wait_until(lambda: eager.states() == ["parked"], "it is parked")
+
+
+def test_tied_sessions_must_fit_the_new_capacity(full):
+    """Who can be parked takes turns; who cannot needs a place."""
+    full.clean()
+    listeners = [full.server.connect() for _ in range(full.engine.few)]
+    for listener in listeners:
+        listener.execute("LISTEN news")
+    wait_until(lambda: [s["tie"] for s in full.server.sessions()] == ["listening"] * full.engine.few, "all are tied")
+    with full.engine.told("full"):
+        full.server.connect()
+    full.server.swap()
+    for listener in listeners:
+        listener.execute("UNLISTEN *")
+    with full.server.connect() as connection:
+        connection.execute("SELECT 1")
+    for listener in listeners:
+        listener.close()
+
+
+def test_a_pipeline_is_refused_whole(full):
+    full.clean()
+    parked = full.engine.keeper(3)
+    busy = [full.server.connect(autocommit=False) for _ in range(full.engine.few)]
+    for connection in busy:
+        connection.execute("SELECT 1")
+    with pytest.raises(psycopg.OperationalError, match="too many clients"), parked.connection.pipeline() as pipeline:
+        parked.connection.execute("INSERT INTO t VALUES (9, 'piped')")
+        pipeline.sync()
+        parked.connection.execute("INSERT INTO t VALUES (10, 'piped')")
+    for connection in busy:
+        connection.close()
+    parked.is_whole()
+    assert full.engine.one(parked.connection, "SELECT count(*) FROM t WHERE note = 'piped'") == 0
+    parked.close()
