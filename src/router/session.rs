@@ -25,6 +25,7 @@ use super::gate::{Gate, Phase, Signal};
 use super::relay::{self, ClientEnd, Event, Manner, Pump, Report};
 use crate::engine::{Admission, Engine, Farewell, Tracker};
 
+pub(super) mod account;
 pub(super) mod attach;
 mod doubt;
 mod forced;
@@ -86,6 +87,8 @@ enum Woken {
     Order(Order),
     /// A capture in the background is due.
     Due,
+    /// A trial log in has ended.
+    Judged(account::Verdict),
 }
 
 impl<E: Engine> Session<E> {
@@ -154,6 +157,7 @@ impl<E: Engine> Session<E> {
             }
             _ => {}
         }
+        self.look_at_account(signal);
         if self.lost.is_some() {
             return self.in_lost_transaction(signal).await;
         }
@@ -164,6 +168,10 @@ impl<E: Engine> Session<E> {
         match self.wait(signal).await {
             Woken::Gate => Ok(()),
             Woken::Due => self.ring().await,
+            Woken::Judged(verdict) => {
+                self.judged(verdict);
+                Ok(())
+            }
             Woken::Order(Order::Cancel(done)) => self.cancel(done).await,
             Woken::Order(Order::Wake) => Ok(()),
             Woken::Order(Order::End) => {
@@ -206,7 +214,8 @@ impl<E: Engine> Session<E> {
         let Session { membership, gate, orders, client, backend, cleared, tracker, rest, cluster, .. } = self;
         let Some(backend) = backend else { return Woken::Gate };
         let names = |backend_id| membership.name_of(backend_id);
-        let mut watch = |tracker: &E::Tracker| rest.seen(membership, tracker);
+        let (mut shown, verdict) = rest.apart();
+        let mut watch = |tracker: &E::Tracker| shown.seen(membership, tracker);
         let metrics = &cluster.metrics;
         let pump = Pump { client, backend, cleared, tracker, names: &names, watch: &mut watch, metrics };
         tokio::select! {
@@ -215,6 +224,7 @@ impl<E: Engine> Session<E> {
             _ = gate.changed() => Woken::Gate,
             Some(order) = orders.recv() => Woken::Order(order),
             () = asleep, if due.is_some() => Woken::Due,
+            verdict = verdict => Woken::Judged(verdict),
         }
     }
 

@@ -25,6 +25,8 @@ use crate::engine::{Dialogue, DialogueError};
 
 mod write;
 
+pub(super) use write::UTF8;
+
 /// What a restore has to tell the tracker.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Restored {
@@ -93,7 +95,7 @@ pub struct Restore {
 const GONE: [u64; 16] =
     [1044, 1046, 1049, 1051, 1054, 1109, 1142, 1143, 1146, 1227, 1305, 1356, 1370, 1449, 1630, 4061];
 /// `ER_BAD_DB_ERROR`
-const UNKNOWN_DATABASE: u64 = 1049;
+pub(super) const UNKNOWN_DATABASE: u64 = 1049;
 /// Access denied: the variable is for some users only.
 const DENIED: u64 = 1227;
 /// Whoever has switched this off must not have it on without knowing.

@@ -21,6 +21,16 @@ pub enum Proof {
     Clear(Zeroizing<Vec<u8>>),
 }
 
+impl Proof {
+    /// There is no password.
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Proof::Native(secret) => secret.is_none(),
+            Proof::Clear(password) => password.is_empty(),
+        }
+    }
+}
+
 impl std::fmt::Debug for Proof {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Proof")
@@ -52,6 +62,8 @@ pub struct Startup {
     pub sequence: u8,
     /// What clients of the cluster are told.
     pub contract: Arc<Contract>,
+    /// What its log in depends on, summed up ([`Account`](super::auth::account::Account)).
+    pub mark: u64,
 }
 
 impl Startup {

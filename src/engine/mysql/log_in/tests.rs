@@ -14,6 +14,7 @@ fn startup() -> Startup {
         id: 4711,
         sequence: 4,
         contract: Contract::default().into(),
+        mark: 0,
     }
 }
 

@@ -2,17 +2,18 @@
 
 use bytes::{Bytes, BytesMut};
 
+use super::super::entry::set_role;
 use super::super::literal;
 use super::super::save;
 use super::super::state::Context;
-use super::{Product, Restore, Step};
+use super::{Restore, Step};
 
 /// About how long a `SET` of user variables gets.
 const LONG: usize = 256 * 1024;
 /// What results are converted to.
 const RESULTS: &[u8] = b"character_set_results";
 /// The setting under which names in UTF-8 are understood.
-const UTF8: &[u8] = b"SET character_set_client=utf8mb4";
+pub(in crate::engine::mysql) const UTF8: &[u8] = b"SET character_set_client=utf8mb4";
 
 impl Restore {
     /// Everything, in the order of the module's diagram.
@@ -35,13 +36,7 @@ impl Restore {
         if !role.is_ascii() {
             self.run(out, UTF8, Step::Must("character set"));
         }
-        let mut sql = b"SET ROLE ".to_vec();
-        match self.product {
-            // It is a list, quoted as a statement wants it.
-            Product::MySql => sql.extend_from_slice(&role),
-            Product::MariaDb | Product::MySql56 => literal::name(&mut sql, &role),
-        }
-        self.run(out, &sql, Step::Must("roles"));
+        self.run(out, &set_role(self.product, &role), Step::Must("roles"));
     }
 
     /// Group by group of those that were prepared in the same place.

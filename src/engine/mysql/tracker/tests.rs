@@ -28,6 +28,7 @@ pub(crate) fn with(capabilities: u64, product: Product) -> Tracker {
         id: 7,
         sequence: 2,
         contract: Arc::new(contract.clone()),
+        mark: 0,
     };
     let logged_in = LoggedIn { server: contract, ..LoggedIn::default() };
     Tracker::new(&startup, &logged_in, 7)
