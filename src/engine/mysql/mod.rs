@@ -103,7 +103,7 @@ impl Engine for Mysql {
 
     fn framing(startup: &greet::Startup) -> Option<Box<dyn Framing>> {
         let algorithm = startup.compression?;
-        Some(Box::new(compressed::Compressed::new(algorithm)))
+        Some(Box::new(compressed::Compressed::new(algorithm, startup.takes_cut_packets())))
     }
 
     fn secret_length(_: &greet::Startup) -> usize {

@@ -82,6 +82,26 @@ impl Startup {
         farewell(self.sequence, self.contract.product, why)
     }
 
+    /// Whether the client is known to read frames of the compressed protocol as a stream, so that a packet may be cut
+    /// anywhere: the C libraries do, and nobody else speaks zstd.
+    pub fn takes_cut_packets(&self) -> bool {
+        const READ_STREAMS: [&[u8]; 2] = [b"libmysql", b"libmariadb"];
+        let name = self.attribute(b"_client_name");
+        matches!(self.compression, Some(Compression::Zstd(_)))
+            || name.is_some_and(|name| READ_STREAMS.contains(&name))
+    }
+
+    fn attribute(&self, name: &[u8]) -> Option<&[u8]> {
+        let mut rest = &self.attributes[..];
+        while let (Some(key), Some(value)) = (packet::take_string(&mut rest), packet::take_string(&mut rest))
+        {
+            if key == name {
+                return Some(value);
+            }
+        }
+        None
+    }
+
     /// Account and database, for operators.
     pub fn describe(&self) -> (&str, &str) {
         (&self.user, self.database.as_deref().unwrap_or_default())
