@@ -475,6 +475,7 @@ def found_rows(server):
     statements = {
         many: ("SELECT SQL_CALC_FOUND_ROWS n FROM numbers LIMIT 2", "10"),
         few: ("SELECT n FROM numbers LIMIT 3", "3"),
+        long: (f"SELECT SQL_CALC_FOUND_ROWS 1 FROM {five} WHERE n0.id > 3 LIMIT 2", "70000"),
         none: ("SELECT n FROM numbers WHERE n < 0", "0"),
     }
     for connection, (statement, _) in statements.items():
@@ -489,6 +490,39 @@ def found_rows(server):
 
 
 @carried
+@carried
+def more_found_rows_than_a_server_can_be_told(server):
+    """right in a statement of its own; what asks later, or among other things, is refused and not told something else"""
+    alone, later = server.raw(**PLAIN), server.raw(**PLAIN)
+    asks = later.prepare("SELECT FOUND_ROWS() + 0")
+    pairs = "(SELECT 0 UNION ALL SELECT 1) two"
+    finds = f"SELECT SQL_CALC_FOUND_ROWS 1 FROM {', '.join(f'numbers n{place}' for place in range(6))}, {pairs} LIMIT 1"
+
+    def find():
+        for connection in (alone, later):
+            connection.query(finds)
+
+    def check():
+        assert alone.one("SELECT FOUND_ROWS()") == "2000000"
+        assert alone.one("SELECT FOUND_ROWS()") == "1"
+        later.query("SET @x = 5")
+        if not server.direct:
+            for ask in (
+                lambda: later.query("SELECT FOUND_ROWS()"),
+                lambda: later.query("SELECT FOUND_ROWS() + 1"),
+                lambda: later.execute(asks),
+            ):
+                with pytest.raises(ServerError, match="^1105.*not known any more"):
+                    ask()
+        for connection in (alone, later):
+            connection.query("SELECT n FROM numbers LIMIT 3")
+            assert connection.one("SELECT FOUND_ROWS() + 0") == "3"
+        find()
+
+    find()
+    return check
+
+
 def row_count_of_a_query(server):
     connection = server.raw(**PLAIN)
     connection.query("SELECT 1")

@@ -42,6 +42,8 @@ pub struct Restored {
     /// The rows of `SHOW WARNINGS` that the router must answer with, until a statement clears them.
     pub warnings: Vec<[Bytes; 3]>,
 }
+    /// What `FOUND_ROWS()` is, if it is too much for the server to be told; likewise.
+    pub found_rows: Option<u64>,
 
 /// What an answer is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,7 +114,11 @@ impl Restore {
                 .multi_statements
                 .unwrap_or(logged_in.capabilities & bit::MULTI_STATEMENTS != 0),
             script: Script::new(logged_in.capabilities),
-            restored: Restored { warnings: state.warnings.clone(), ..Restored::default() },
+            restored: Restored {
+                warnings: state.warnings.clone(),
+                found_rows: state.found_rows.filter(|&rows| rows > save::MOST_FOUND_ROWS),
+                ..Restored::default()
+            },
             saved: None,
             settings: Settings::Together,
             without_role: false,

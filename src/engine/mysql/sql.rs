@@ -54,6 +54,8 @@ impl Traits {
     /// `GET DIAGNOSTICS`
     pub const ASKS_DIAGNOSTICS: Traits = Traits(1 << 16);
     /// What is certain of a text that was not read.
+    /// `FOUND_ROWS()`
+    pub const ASKS_FOUND_ROWS: Traits = Traits(1 << 17);
     pub const ANYTHING: Traits =
         Traits(Self::SUSPECT.0 | Self::COMMITS.0 | Self::BEGINS.0 | Self::WRITES.0 | Self::CALLS.0);
 
@@ -350,7 +352,8 @@ impl<'a> Expressions<'a> {
         }
         match name {
             b"connection_id" => scan.traits.add(Traits::OWN_NUMBER),
-            b"row_count" | b"found_rows" | b"count" => scan.traits.add(Traits::SPECIAL),
+            b"found_rows" => scan.traits.add(Traits::SPECIAL | Traits::ASKS_FOUND_ROWS),
+            b"row_count" | b"count" => scan.traits.add(Traits::SPECIAL),
             b"get_lock" => Self::hold(scan, Effect::Hold(Hold::Named)),
             b"release_lock" | b"release_all_locks" => Self::hold(scan, Effect::GiveUp(Hold::Named)),
             b"nextval" => scan.traits.add(Traits::DRAWS_SEQUENCE | Traits::WRITES),

@@ -98,6 +98,8 @@ pub struct Tracker {
     product: Product,
     capabilities: u64,
     form: Form,
+    /// `FOUND_ROWS()`, where the server has another.
+    found_rows: Option<u64>,
     /// The connection id that the client knows.
     id: u32,
     pending: VecDeque<Pending>,
@@ -139,6 +141,8 @@ pub struct Tracker {
     /// The client has asked this server what it keeps of connections, so it may name one as the server does.
     sees_server: bool,
     forced: bool,
+    /// The server's `FOUND_ROWS()` is not what the last statement with rows left.
+    found_rows_lost: bool,
     /// The name of the `XA` transaction that is open.
     xa: Option<Bytes>,
     /// The last thing that the client was told is that its transaction was aborted.
@@ -201,6 +205,7 @@ impl Tracker {
             told: false,
             draws_sequence: false,
             asks_sequence: false,
+            found_rows_lost: false,
             shown: Vec::new(),
         }
     }

@@ -43,6 +43,7 @@ impl Tracker {
         let asks = self.pending.back().is_some_and(|pending| pending.traits.has(Traits::ASKS_DIAGNOSTICS));
         if !asks && !matches!(kind, command::STATISTICS | command::CLOSE | command::LONG_DATA) {
             // What it leaves, the server can be asked for again.
+            self.found_rows_lost |= self.echo.as_ref().is_some_and(|echo| echo.found_rows.is_some());
             (self.echo, self.failure) = (None, None);
         }
     }
@@ -191,7 +192,9 @@ impl Tracker {
         self.wire.failed = false;
         self.wire.row_count =
             status.affected.map_or(-1, |affected| i64::try_from(affected).unwrap_or(i64::MAX));
-        if status.flags & answer::STATE_CHANGED != 0 {
+        self.found_rows_lost &= status.affected.is_some();
+        let is_told = self.pending.front().is_some_and(Pending::is_told);
+        if status.flags & answer::STATE_CHANGED != 0 && !is_told {
             self.drift = Drift::Possible;
             (self.wire.variables_known, self.wire.user_variables_known) = (false, false);
         }
