@@ -171,6 +171,13 @@ impl Restore {
         }
     }
 
+    /// What the session has said since it was looked at, and nobody had to ask about.
+    pub(super) fn put_told(&mut self, out: &mut BytesMut) {
+        for sql in self.wire.told.clone() {
+            self.run(out, &sql, Step::Must("what was set last"));
+        }
+    }
+
     fn put_found_rows(&mut self, out: &mut BytesMut) {
         let variables: Vec<(Bytes, Option<Bytes>)> = self.state.variables.clone();
         let of = |name: &str| variables.iter().find(|(known, _)| known == name.as_bytes())?.1.as_ref();

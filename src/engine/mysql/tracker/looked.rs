@@ -22,6 +22,7 @@ impl Tracker {
         self.learn(state);
         state.obstacle = state.obstacle.or_else(|| self.wire_obstacle(state));
         (self.wire.variables_known, self.wire.user_variables_known) = (true, true);
+        self.wire.told.clear();
         (self.drift, self.look_again) = (Drift::None, false);
         self.keep_echo(state);
     }
