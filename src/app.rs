@@ -318,6 +318,7 @@ fn assemble<E: Engine>(section: &ClusterConfig, shared: &Shared<'_>) -> Result<A
     files::private_dir(&home)?;
     admit_server_user(&home, provide::server_kind(section.engine)).map_err(|error| error.to_string())?;
     let metrics = shared.metrics.cluster(&section.name);
+    let known = Arc::default();
     let fleet = Fleet::new(shared.config.router.max_sessions, E::STOPS_WHEN_EMPTY);
     let login = Arc::new(provide::router_login(section, &shared.secret));
     let admin = |hours| Admin::start(&fleet, Arc::clone(&login), hours);
@@ -337,6 +338,7 @@ fn assemble<E: Engine>(section: &ClusterConfig, shared: &Shared<'_>) -> Result<A
             settings: Mutex::default(),
             admin: chores,
             fleet: Arc::clone(&fleet),
+            accounts: Arc::clone(&known),
             database: section.database_name.clone(),
         }),
         journal: Journal::new(home.join("journal.json")),
@@ -348,6 +350,7 @@ fn assemble<E: Engine>(section: &ClusterConfig, shared: &Shared<'_>) -> Result<A
         name: section.name.clone(),
         fleet,
         admin: accounts,
+        accounts: known,
         observer,
         login,
         vault: Arc::default(),

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::engine::{DialogueError, Engine, Obstacle, RouterLogin};
+use crate::router::accounts::Accounts;
 use crate::router::admin::{Admin, Rows};
 use crate::router::backend::{Backend, BackendError};
 use crate::router::fleet::Fleet;
@@ -31,6 +32,7 @@ pub(super) struct Chores<E: Engine> {
     pub(super) observer: Admin<E>,
     pub(super) login: Arc<RouterLogin>,
     pub(super) fleet: Arc<Fleet>,
+    pub(super) accounts: Arc<Accounts<E>>,
     /// The database that is to exist; a plain identifier.
     pub(super) database: Option<String>,
     pub(super) settings: Mutex<Settings>,
@@ -112,6 +114,10 @@ impl<E: Engine> Maintenance for Chores<E> {
                 self.fleet.learn_setting_names(&database, &names);
             }
         }
+    }
+
+    async fn look_up_accounts(&self) {
+        self.accounts.read(&self.fleet, &self.admin).await;
     }
 
     async fn complete(&self) -> Result<(), String> {

@@ -27,6 +27,30 @@ pub trait Dialogue: Send {
     ) -> Result<Option<Self::Output>, DialogueError>;
 }
 
+/// A conversation that never takes place.
+pub enum Never {}
+
+impl Dialogue for Never {
+    type Output = ();
+
+    fn open(&mut self, _: &mut BytesMut) {
+        match *self {}
+    }
+
+    fn receive(&mut self, _: &mut BytesMut, _: &mut BytesMut) -> Result<Option<()>, DialogueError> {
+        match *self {}
+    }
+}
+
+/// Whether an account is as it was when a client logged in to it, by what the server keeps of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Nothing that a log in depends on has changed.
+    Unchanged,
+    /// Something has; only a log in tells what it means. The number is another one for another change.
+    Changed(u64),
+}
+
 /// Why a conversation with a backend failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DialogueError {

@@ -18,7 +18,8 @@ pub mod tie;
 pub mod tracking;
 
 pub use conversation::{
-    Arrival, CancelClaim, CancelKey, Cause, Dialogue, DialogueError, Greet, Greeting, Refusal, RouterLogin,
+    Access, Arrival, CancelClaim, CancelKey, Cause, Dialogue, DialogueError, Greet, Greeting, Never, Refusal,
+    RouterLogin,
 };
 pub use framing::{BadFrame, Framing};
 pub use obstacle::Obstacle;
@@ -58,7 +59,7 @@ pub trait Engine: Sized + Send + Sync + std::fmt::Debug + 'static {
     /// What a client asked for when it connected; replayed at every log in.
     type Startup: Clone + Send + Sync + std::fmt::Debug;
     /// How an account proves itself.
-    type Account: Send;
+    type Account: Send + Sync;
     /// See [`Greeting`].
     type Greeting: Greeting<Self>;
     /// See [`Tracker`].
@@ -83,6 +84,8 @@ pub trait Engine: Sized + Send + Sync + std::fmt::Debug + 'static {
     type AccountQuery: Dialogue<Output = Option<Self::Account>>;
     /// Runs one administrative statement; yields its rows.
     type AdminQuery: Dialogue<Output = Vec<Vec<Option<String>>>>;
+    /// Enters what a restored session will be in, on a backend that has just let its account in.
+    type Entry: Dialogue<Output = ()>;
     /// See [`LostTransaction`].
     type Lost: LostTransaction;
     /// Speaks in the client's stead; yields what came in between and is the client's.
@@ -156,6 +159,23 @@ pub trait Engine: Sized + Send + Sync + std::fmt::Debug + 'static {
     fn weaken(state: &mut Self::State);
     /// Reads an account's secret, on a connection of the router's own.
     fn account_query(router: &Self::LoggedIn, user: &str) -> Self::AccountQuery;
+    /// The same for sessions that were let in: what another log in of theirs depends on.
+    fn standing_query(router: &Self::LoggedIn, user: &str) -> Self::AccountQuery {
+        Self::account_query(router, user)
+    }
+    /// Whether a client's account is as it was when it logged in; `account` as a
+    /// [`standing_query`](Engine::standing_query) has it.
+    fn access(startup: &Self::Startup, account: Option<&Self::Account>) -> Access;
+    /// Why the account would not let the client in again with what it has proved, as far as that can be seen without a
+    /// log in (failed ones may be counted by the server). May take some milliseconds.
+    fn objection(_startup: &Self::Startup, _account: Option<&Self::Account>) -> Option<String> {
+        None
+    }
+    /// What a log in alone does not show of the rights that a session needs to be restored; `None`: nothing.
+    /// `logged_in`: the session's backend.
+    fn entry(_logged_in: &Self::LoggedIn, _state: &Self::State) -> Option<Self::Entry> {
+        None
+    }
     /// Runs an administrative statement with text parameters.
     fn admin_query(sql: &str, parameters: &[&str]) -> Self::AdminQuery;
     /// What writes dirty data to disk ahead of a stop, so that the stop is short.

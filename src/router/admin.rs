@@ -31,10 +31,19 @@ const READING: Duration = Duration::from_secs(3);
 pub type Rows = Vec<Vec<Option<String>>>;
 
 enum Ask<E: Engine> {
-    Account(String, oneshot::Sender<Option<E::Account>>),
+    Account(String, Purpose, oneshot::Sender<Option<E::Account>>),
     Run(String, oneshot::Sender<Result<Rows, BackendError>>),
     Contract(oneshot::Sender<E::Contract>),
     Names(String, oneshot::Sender<Vec<String>>),
+}
+
+/// What an account is looked up for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// A client is to prove itself.
+    LogIn,
+    /// Sessions of it may have to log in again.
+    Standing,
 }
 
 /// Asks the database in the router's name.
@@ -85,8 +94,17 @@ impl<E: Engine> Admin<E> {
 
     /// How an account proves itself; `Ok(None)`: there is no such account.
     pub async fn account(&self, user: &str) -> Result<Option<E::Account>, NotAvailable> {
+        self.look_up(user, Purpose::LogIn).await
+    }
+
+    /// The same for sessions that were let in ([`Engine::standing_query`]).
+    pub async fn standing(&self, user: &str) -> Result<Option<E::Account>, NotAvailable> {
+        self.look_up(user, Purpose::Standing).await
+    }
+
+    async fn look_up(&self, user: &str, purpose: Purpose) -> Result<Option<E::Account>, NotAvailable> {
         let (answer, answered) = oneshot::channel();
-        self.asks.try_send(Ask::Account(user.to_owned(), answer)).map_err(|_| NotAvailable)?;
+        self.asks.try_send(Ask::Account(user.to_owned(), purpose, answer)).map_err(|_| NotAvailable)?;
         timeout(PATIENCE, answered).await.map_err(|_| NotAvailable)?.map_err(|_| NotAvailable)
     }
 
@@ -177,11 +195,11 @@ impl<E: Engine> Task<E> {
 
     async fn answer(&mut self, ask: Ask<E>) {
         match ask {
-            Ask::Account(user, answer) => {
+            Ask::Account(user, purpose, answer) => {
                 if answer.is_closed() {
                     return;
                 }
-                match self.look_up(&user, &answer).await {
+                match self.look_up(&user, purpose, &answer).await {
                     // Who asked may have left meanwhile.
                     Ok(account) => drop(answer.send(account)),
                     Err(error) => tracing::warn!(%error, "an account cannot be looked up"),
@@ -225,11 +243,12 @@ impl<E: Engine> Task<E> {
     async fn look_up(
         &mut self,
         user: &str,
+        purpose: Purpose,
         asker: &oneshot::Sender<Option<E::Account>>,
     ) -> Result<Option<E::Account>, BackendError> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            match self.account(user).await {
+            match self.account(user, purpose).await {
                 Err(error) if is_passing(&error) && Instant::now() < deadline && !asker.is_closed() => {
                     tracing::debug!(%error, "an account is looked up again");
                 }
@@ -244,9 +263,15 @@ impl<E: Engine> Task<E> {
         }
     }
 
-    async fn account(&mut self, user: &str) -> Result<Option<E::Account>, BackendError> {
+    async fn account(&mut self, user: &str, purpose: Purpose) -> Result<Option<E::Account>, BackendError> {
         let asked = match self.connection().await {
-            Ok(backend) => backend.converse(E::account_query(&backend.logged_in, user)).await,
+            Ok(backend) => {
+                let query = match purpose {
+                    Purpose::LogIn => E::account_query(&backend.logged_in, user),
+                    Purpose::Standing => E::standing_query(&backend.logged_in, user),
+                };
+                backend.converse(query).await
+            }
             Err(error) => Err(error),
         };
         self.keep_if_sound(&asked);

@@ -27,7 +27,7 @@ pub(in crate::router) use room::LOOK;
 pub use room::{Claim, Place};
 
 use super::gate::{Gate, Hold, Phase, Signal};
-use crate::engine::{CancelKey, Tie};
+use crate::engine::{CancelKey, Obstacle, Tie};
 
 /// Whether a session has a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -354,6 +354,11 @@ impl Fleet {
         self.members().sessions.values().filter(tied).count()
     }
 
+    /// Whether that keeps one of the sessions where it is.
+    pub fn has(&self, obstacle: Obstacle) -> bool {
+        self.members().sessions.values().any(|member| member.view_of_doing().obstacle == Some(obstacle))
+    }
+
     /// How sessions fared since the last hold began.
     pub fn tally(&self) -> Tally {
         self.members().tally
@@ -367,6 +372,16 @@ impl Fleet {
         databases.sort_unstable();
         databases.dedup();
         databases
+    }
+
+    /// The accounts of all sessions.
+    pub fn users(&self) -> Vec<String> {
+        let members = self.members();
+        let mut users: Vec<String> =
+            members.sessions.values().map(|member| member.identity.user.clone()).collect();
+        users.sort_unstable();
+        users.dedup();
+        users
     }
 
     /// Adds setting names that the sessions of a database are to be asked for.
@@ -392,8 +407,12 @@ impl Member {
             started: self.started,
             attachment: self.attachment,
             tie: self.tie,
-            doing: *self.doing.lock().unwrap_or_else(PoisonError::into_inner),
+            doing: self.view_of_doing(),
         }
+    }
+
+    fn view_of_doing(&self) -> Doing {
+        *self.doing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

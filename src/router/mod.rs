@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+pub mod accounts;
 pub mod admin;
 pub mod backend;
 pub mod buffers;
@@ -35,8 +36,10 @@ pub struct Cluster<E: Engine> {
     pub name: String,
     /// Its sessions and their gate.
     pub fleet: Arc<fleet::Fleet>,
-    /// Its accounts.
+    /// Its accounts, asked for one by one.
     pub admin: admin::Admin<E>,
+    /// Those of its sessions, as they last were.
+    pub accounts: Arc<accounts::Accounts<E>>,
     /// Sees what a session's own user may not; works while sessions are held, too.
     pub observer: admin::Admin<E>,
     /// As whom the router logs in.

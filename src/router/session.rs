@@ -25,6 +25,7 @@ use super::gate::{Gate, Phase, Signal};
 use super::relay::{self, ClientEnd, Event, Manner, Pump, Report};
 use crate::engine::{Admission, Drift, Engine, Farewell, Tracker};
 
+pub(super) mod account;
 mod attach;
 mod doubt;
 pub(super) mod first;
@@ -94,6 +95,8 @@ enum Woken {
     Order(Order),
     /// A capture in the background is due, or it is time to be parked.
     Due,
+    /// A trial log in has ended.
+    Judged(account::Verdict),
 }
 
 impl<E: Engine> Session<E> {
@@ -165,6 +168,7 @@ impl<E: Engine> Session<E> {
             }
             _ => {}
         }
+        self.look_at_account(signal);
         if self.lost.is_some() {
             return Box::pin(self.in_lost_transaction(signal)).await;
         }
@@ -175,6 +179,10 @@ impl<E: Engine> Session<E> {
         match self.wait(signal).await {
             Woken::Gate => Ok(()),
             Woken::Due => Box::pin(self.ring()).await,
+            Woken::Judged(verdict) => {
+                self.judged(verdict);
+                Ok(())
+            }
             Woken::Order(Order::Cancel(done)) => Box::pin(self.cancel(done)).await,
             Woken::Order(order) => {
                 self.heed(&order);
@@ -233,7 +241,8 @@ impl<E: Engine> Session<E> {
         let (cluster, parking) = (&self.cluster, &mut self.parking);
         let Some(backend) = backend else { return Woken::Gate };
         let names = |backend_id| membership.name_of(backend_id);
-        let mut watch = Watch { rest, parking, membership, parkable };
+        let (shown, verdict) = rest.apart();
+        let mut watch = Watch { shown, parking, membership, parkable };
         let metrics = &cluster.metrics;
         let pump = Pump { client, backend, cleared, tracker, names: &names, watch: &mut watch, metrics };
         tokio::select! {
@@ -242,6 +251,7 @@ impl<E: Engine> Session<E> {
             _ = gate.changed() => Woken::Gate,
             Some(order) = orders.recv() => Woken::Order(order),
             () = asleep, if due.is_some() => Woken::Due,
+            verdict = verdict => Woken::Judged(verdict),
         }
     }
 

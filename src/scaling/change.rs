@@ -304,7 +304,7 @@ impl Driver {
     async fn look_around(&self, surveyed: &mut Instant, looked: &mut Option<Instant>) {
         if surveyed.elapsed() > SURVEYED {
             *surveyed = Instant::now();
-            self.fleet.survey();
+            self.ask_sessions().await;
             self.server_stands(looked).await;
         }
     }

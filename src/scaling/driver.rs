@@ -33,6 +33,8 @@ const RETRY: Duration = Duration::from_secs(2);
 const VISIBLE: Duration = Duration::from_secs(20);
 /// How long a new server may take to be made what the last one had been told to be; everybody waits for that.
 const RECALL: Duration = Duration::from_secs(5);
+/// How often sessions whose account keeps them are asked again when no change is sought.
+const AGAIN: Duration = Duration::from_secs(1);
 /// How often the shutdown looks whether the last session has ended.
 const LOOK: Duration = Duration::from_millis(100);
 /// How long a stop may take after the sessions have ended.
@@ -54,6 +56,8 @@ pub trait Maintenance: Send + Sync {
     async fn recall(&self, socket: &Path) -> Result<(), String>;
     /// Finds out what sessions may be made of besides what they were seen to use.
     async fn study(&self);
+    /// Reads what the sessions' accounts are by now; sessions look at it when they are next surveyed.
+    async fn look_up_accounts(&self);
     /// Makes what the configuration names and the volume lacks.
     async fn complete(&self) -> Result<(), String>;
 }
@@ -86,6 +90,8 @@ pub struct Driver {
 enum Woken {
     Asked(Asked),
     Died(String),
+    /// A session's account has kept it from being moved, and may have been put right.
+    Look,
     Stop,
 }
 
@@ -131,6 +137,7 @@ impl Driver {
                     self.board.tell("backend_died", format!("The database process ended ({how})."));
                     self.replace(&mut stop).await;
                 }
+                Woken::Look => self.ask_sessions().await,
                 Woken::Stop => return self.stop(grace).await,
             }
         }
@@ -154,6 +161,7 @@ impl Driver {
             _ = stop.wait_for(|stop| *stop) => Woken::Stop,
             how = died => Woken::Died(how),
             Some(asked) = asks.recv() => Woken::Asked(asked),
+            () = tokio::time::sleep(AGAIN), if self.fleet.has(Obstacle::Account) => Woken::Look,
         }
     }
 

@@ -43,6 +43,10 @@ class Clients:
         known = {"host": "127.0.0.1", "port": self.port, "user": MASTER, "password": self.password}
         return {**known, "database": self.database, **changes}
 
+    def password_function(self, text):
+        """What `SET PASSWORD FOR … =` takes."""
+        return f"'{text}'" if self.product == "mysql9" else f"PASSWORD('{text}')"
+
     def connect(self, autocommit=True, **changes):
         """PyMySQL; over verified TLS where there is a router."""
         options = {"ssl": {"ca": str(self.ca)}, "host": "localhost"} if self.ca else {}

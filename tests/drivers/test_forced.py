@@ -33,6 +33,7 @@ from forced_cases import (
     ZT,
     Cast,
     Play,
+    Wire,
     World,
     bind,
     error,
@@ -527,6 +528,20 @@ GENTLE.case(does_not_read)
 CLOSE.case(does_not_read)
 
 # What cannot be carried
+
+
+@GENTLE.case
+def role_that_would_not_be_let_in(world, name):
+    world.observer.execute("CREATE ROLE leaver LOGIN PASSWORD 'leaver'")
+    wire = Wire(
+        host="127.0.0.1", port=world.server.port, user="leaver", password="leaver", dbname=world.server.database
+    )
+    world.wires.append(wire)
+    world.observer.execute("ALTER ROLE leaver NOLOGIN")
+    yield "closed"
+    kind, body = wire.read()
+    assert kind == "E" and b'role "leaver" is not permitted to log in' in body
+    wire.over()
 
 
 def at_rest_and_closed(*opening):
@@ -1088,8 +1103,10 @@ def check_report(play):
         "statement_in_progress",
         "temporary_table",
         "held_cursor",
+        "account",
     }
-    assert all(row["user"] == "master" and row["since_ms"] > 0 for row in report["obstacles"])
+    for row in report["obstacles"]:
+        assert row["user"] == ("leaver" if row["reason"] == "account" else "master") and row["since_ms"] > 0
     assert 10_000 <= report["waited_ms"] and 0 < report["stall_ms"]
     assert play.before["backend_pid"] != play.after["backend_pid"]
     assert (play.after["capacity"], play.after["state"]) == (4, "available")

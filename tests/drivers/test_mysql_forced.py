@@ -99,12 +99,13 @@ class Wire(Raw):
         finally:
             self.socket.settimeout(30)
 
-    def over(self):
+    def over(self, reason=b""):
         """The session was ended, and the client told: one error, then the end."""
         got = self.buffer
         while more := self.socket.recv(65536):
             got += more
         assert got[4:7] == b"\xff\x51\x04" and len(got) == 4 + int.from_bytes(got[:3], "little"), got
+        assert reason in got
 
 
 class World:
@@ -537,6 +538,28 @@ for _name, _sql in {
     "handler": "HANDLER numbers OPEN",
 }.items():
     GENTLE.add(_name, ended(_sql))
+
+
+@GENTLE.case
+def account_that_would_not_let_it_in(world, name):
+    world.ask("CREATE USER leaver IDENTIFIED BY 'leaver'")
+    wire = world.wire(user="leaver", password="leaver", database=None, ca=str(world.server.ca))
+    world.ask("DROP USER leaver")
+    yield "closed"
+    wire.over(b"its account was dropped")
+
+
+@GENTLE.case
+def account_that_would_not_let_it_in_and_a_transaction(world, name):
+    """there is nothing to go on with after the error"""
+    world.ask("CREATE USER mover IDENTIFIED BY 'mover'")
+    world.ask("GRANT ALL ON app.* TO mover")
+    wire = world.wire(user="mover", password="mover", ca=str(world.server.ca))
+    wire.query("BEGIN")
+    wire.query(f"INSERT INTO believed VALUES ('lost: {name}')")
+    world.ask("SET PASSWORD FOR mover = " + world.server.password_function("moved"))
+    yield "closed"
+    wire.over(b"the password of its account was changed")
 
 
 # Drivers --------------------------------------------------------------------------------------------------------------

@@ -869,6 +869,58 @@ for _name, _sql, _drop in [
     blocked("temporary_table")(_setup)
 
 
+def changed_role(name, change, again=None, database=None):
+    """A session whose role is changed behind it, so that it would not be let in again. `again` puts that right; where
+    nothing does, the session must end."""
+
+    def row(server):
+        with server.connect() as master:
+            master.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'pw'")
+            if database:
+                master.execute(f"CREATE DATABASE {database}")
+        connection = server.connect(user=name, password="pw", dbname=database or server.database)
+        with server.connect() as master:
+            master.execute(change)
+
+        def put_right():
+            with server.connect() as master:
+                master.execute(again)
+
+        return connection, put_right if again else connection.close
+
+    row.__name__ = name
+    blocked("account")(row)
+
+
+changed_role("role_without_login", "ALTER ROLE role_without_login NOLOGIN", "ALTER ROLE role_without_login LOGIN")
+# One that is made anew is another role.
+changed_role("dropped_role", "DROP ROLE dropped_role")
+changed_role(
+    "role_without_its_database",
+    "REVOKE CONNECT ON DATABASE closing FROM PUBLIC",
+    "GRANT CONNECT ON DATABASE closing TO PUBLIC",
+    database="closing",
+)
+
+
+@carried
+def roles_that_clients_could_not_log_in_to_again(server):
+    """the server lets sessions live on that logged in with an older password, or before VALID UNTIL"""
+    with server.connect() as master:
+        for name in ("expired", "other_password"):
+            master.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'pw'")
+    connections = [server.connect(user=name, password="pw") for name in ("expired", "other_password")]
+    with server.connect() as master:
+        master.execute("ALTER ROLE expired VALID UNTIL '2001-01-01'")
+        master.execute("ALTER ROLE other_password PASSWORD 'new'")
+
+    def check():
+        for connection in connections:
+            assert one(connection, "SELECT 5") == 5
+
+    return check
+
+
 @blocked("held_cursor")
 def held_cursor(server):
     connection = server.connect()

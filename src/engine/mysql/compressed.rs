@@ -25,7 +25,9 @@ const MIN_COMPRESSED: usize = 50;
 /// Whole packets go into a frame up to this length: compressing it must not take long, because other sessions share the
 /// thread.
 const MAX_FRAME: usize = 32 * 1024;
-/// A packet up to this length is not cut: servers cut each once at most, and some clients (Connector/Python) rely on it.
+/// A packet up to this length is not cut. Servers cut each once at most, and some clients (Connector/Python) rely on it; but
+/// who compresses a packet has to have all of it. So a longer one is cut once, too, and its rest, whose length is known, goes
+/// uncompressed as it comes; or it is cut often and compressed, for clients that are known to take that.
 const MAX_WHOLE: usize = 1024 * 1024;
 
 /// See the module.
@@ -80,9 +82,26 @@ struct Incoming {
     exchange: bool,
 }
 
+/// What of the packets to the client goes out next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Piece {
+    /// Nothing yet.
+    Nothing,
+    /// So much, in a frame of its own.
+    Frame(usize),
+    /// The header of a frame of this length that is not compressed.
+    Opening(usize),
+    /// So much of that frame.
+    Plain(usize),
+}
+
 /// The packets in what the client is sent.
 #[derive(Default)]
 struct Outgoing {
+    /// The client takes a packet in any number of frames.
+    cuts: bool,
+    /// So much of a frame whose header has gone out is still to come.
+    plain: usize,
     /// The front of a packet whose rest has not come.
     stash: BytesMut,
     /// So much of a packet that is cut is still to come.
@@ -92,14 +111,14 @@ struct Outgoing {
 }
 
 impl Compressed {
-    /// For a client that has been let in.
-    pub fn new(algorithm: Compression) -> Compressed {
+    /// For a client that has been let in. `cuts`: it is known to take a packet in any number of frames.
+    pub fn new(algorithm: Compression, cuts: bool) -> Compressed {
         Compressed {
             algorithm,
             reading: Reading::Header,
             numbers: Numbers::default(),
             incoming: Incoming::default(),
-            outgoing: Outgoing::default(),
+            outgoing: Outgoing { cuts, ..Outgoing::default() },
         }
     }
 
@@ -160,11 +179,21 @@ impl Framing for Compressed {
     fn wrap(&mut self, bytes: &[u8], out: &mut BytesMut) -> usize {
         let taken = bytes.len().min(MAX_FRAME);
         self.outgoing.stash.extend_from_slice(&bytes[..taken]);
-        while let length @ 1.. = self.outgoing.frame(&mut self.numbers) {
-            let number = self.numbers.sent();
-            put_frame(out, self.algorithm, number, &self.outgoing.stash.split_to(length));
+        loop {
+            match self.outgoing.piece(&mut self.numbers) {
+                Piece::Nothing => return taken,
+                Piece::Frame(length) => {
+                    let number = self.numbers.sent();
+                    put_frame(out, self.algorithm, number, &self.outgoing.stash.split_to(length));
+                }
+                Piece::Opening(length) => {
+                    let start = out.len();
+                    out.put_bytes(0, HEADER);
+                    write_header(&mut out[start..], length, self.numbers.sent(), 0);
+                }
+                Piece::Plain(length) => out.extend_from_slice(&self.outgoing.stash.split_to(length)),
+            }
         }
-        taken
     }
 }
 
@@ -210,7 +239,10 @@ fn put_frame(out: &mut BytesMut, algorithm: Compression, number: u8, bytes: &[u8
         }
     };
     out.truncate(start + HEADER + length);
-    let mut header = &mut out[start..start + HEADER];
+    write_header(&mut out[start..start + HEADER], length, number, plain_length);
+}
+
+fn write_header(mut header: &mut [u8], length: usize, number: u8, plain_length: usize) {
     header.put_uint_le(length as u64, 3);
     header.put_u8(number);
     header.put_uint_le(plain_length as u64, 3);
@@ -295,13 +327,33 @@ impl Incoming {
 }
 
 impl Outgoing {
-    /// How much of what is there goes into the next frame: whole packets of one answer; 0: nothing yet.
-    fn frame(&mut self, numbers: &mut Numbers) -> usize {
-        if self.left > 0 {
-            let part = self.left.min(self.stash.len());
-            self.left -= part;
-            return part;
+    fn piece(&mut self, numbers: &mut Numbers) -> Piece {
+        let there = self.stash.len();
+        match () {
+            () if self.plain > 0 => {
+                let part = self.plain.min(there);
+                self.plain -= part;
+                if part > 0 { Piece::Plain(part) } else { Piece::Nothing }
+            }
+            () if self.left > 0 && self.cuts => {
+                let part = self.left.min(there);
+                self.left -= part;
+                if part > 0 { Piece::Frame(part) } else { Piece::Nothing }
+            }
+            () if self.left > 0 => {
+                self.plain = std::mem::take(&mut self.left);
+                Piece::Opening(self.plain)
+            }
+            () => match self.frame(numbers) {
+                0 => Piece::Nothing,
+                length => Piece::Frame(length),
+            },
         }
+    }
+
+    /// How much of what is there goes into the next frame: whole packets of one answer, or the front of a long one; 0:
+    /// nothing yet.
+    fn frame(&mut self, numbers: &mut Numbers) -> usize {
         let mut end = 0;
         while let Some(length) = packet_length(&self.stash[end..]) {
             let number = self.stash[end + 3];

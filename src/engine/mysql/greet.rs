@@ -42,6 +42,8 @@ const ACCESS_DENIED: u16 = 1045;
 struct Candidate {
     response: Response,
     contract: Arc<Contract>,
+    /// Of the account.
+    mark: u64,
     exam: Exam,
     /// What the server calls it.
     host: String,
@@ -135,12 +137,11 @@ impl Greeting {
                         ALTER USER ... REQUIRE NONE";
             return Some(self.is_secure.then(|| text.to_owned()));
         }
-        // A MySQL sees every client come from the router's Unix socket.
-        let behind = match account.product {
-            Product::MariaDb => return None,
-            Product::MySql | Product::MySql56 => account.choose(Client::unix()),
-        };
-        let same = behind.is_some_and(|behind| (&behind.user, &behind.host) == (&entry.user, &entry.host));
+        if account.product == Product::MariaDb {
+            return None;
+        }
+        let behind = account.behind(self.address);
+        let same = behind.is_some_and(|behind| behind.is_of(entry));
         let instead =
             behind.map_or("none".to_owned(), |behind| format!("'{}'@'{}'", behind.user, behind.host));
         (!same).then(|| {
@@ -176,7 +177,7 @@ impl Greeting {
     }
 
     fn startup(&self, candidate: Candidate, proof: Proof) -> Startup {
-        let Candidate { response, contract, .. } = candidate;
+        let Candidate { response, contract, mark, .. } = candidate;
         let before = self.before.as_deref();
         let collation = match u8::try_from(response.collation) {
             Ok(0) => before.map_or(contract.collation, |before| before.collation),
@@ -200,6 +201,7 @@ impl Greeting {
             id: self.hello.id,
             sequence: self.sequence,
             contract,
+            mark,
         }
     }
 
@@ -304,7 +306,9 @@ impl crate::engine::Greeting<Mysql> for Greeting {
             (None, false) => exam.begin(Method::Native(vec![]).plugin(), self.hello.salt, &response.answer),
         };
         let used_password = !is_empty(&response.answer);
-        let candidate = Candidate { response: *response, contract, exam, host, used_password, objection };
+        let mark = account.mark;
+        let candidate =
+            Candidate { response: *response, contract, mark, exam, host, used_password, objection };
         self.judge(Box::new(candidate), verdict, out)
     }
 

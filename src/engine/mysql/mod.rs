@@ -2,7 +2,7 @@
 //!
 //! In reading order: [`packet`] says how bytes become packets, and [`compressed`] wraps them; [`capability`] says what
 //! both sides can; [`hello`] has the packets of a handshake; [`greet`] lets a client in by [`auth`], as its [`startup`]
-//! says; [`log_in`] opens a backend; [`tracker`] watches the session; [`capture`] and [`restore`] move its [`state`];
+//! says; [`log_in`] opens a backend, and [`entry`] tries whether it would again; [`tracker`] watches the session; [`capture`] and [`restore`] move its [`state`];
 //! [`lost`] answers for a transaction that is gone; [`query`] asks in the router's own name, [`interlude`] in the
 //! client's, and [`farewell`] has the last words.
 
@@ -13,6 +13,7 @@ pub mod auth;
 pub mod capability;
 pub mod capture;
 pub mod compressed;
+pub mod entry;
 pub mod farewell;
 pub mod globals;
 pub mod greet;
@@ -33,7 +34,7 @@ pub mod state;
 pub mod tracker;
 
 use crate::engine::{
-    Arrival, CancelKey, Engine, Farewell, Flush, Framing, Inquiry, Loss, Obstacle, RouterLogin, Tie,
+    Access, Arrival, CancelKey, Engine, Farewell, Flush, Framing, Inquiry, Loss, Obstacle, RouterLogin, Tie,
 };
 
 /// The engine.
@@ -63,6 +64,7 @@ impl Engine for Mysql {
     type Drain = query::Drain;
     type AccountQuery = query::AccountQuery;
     type AdminQuery = query::AdminQuery;
+    type Entry = entry::Entry;
     type Lost = lost::LostTransaction;
     type Interlude = interlude::Interlude;
 
@@ -102,7 +104,7 @@ impl Engine for Mysql {
 
     fn framing(startup: &greet::Startup) -> Option<Box<dyn Framing>> {
         let algorithm = startup.compression?;
-        Some(Box::new(compressed::Compressed::new(algorithm)))
+        Some(Box::new(compressed::Compressed::new(algorithm, startup.takes_cut_packets())))
     }
 
     fn secret_length(_: &greet::Startup) -> usize {
@@ -181,6 +183,21 @@ impl Engine for Mysql {
 
     fn account_query(router: &log_in::LoggedIn, user: &str) -> query::AccountQuery {
         query::AccountQuery::new(router.product(), user)
+    }
+
+    fn access(startup: &greet::Startup, account: Option<&greet::Account>) -> Access {
+        match account.map_or(0, |account| account.mark) {
+            mark if mark == startup.mark => Access::Unchanged,
+            mark => Access::Changed(mark),
+        }
+    }
+
+    fn objection(startup: &greet::Startup, account: Option<&greet::Account>) -> Option<String> {
+        account?.objection(startup.address, &startup.proof).map(str::to_owned)
+    }
+
+    fn entry(logged_in: &log_in::LoggedIn, state: &state::State) -> Option<entry::Entry> {
+        entry::Entry::new(logged_in, state)
     }
 
     fn admin_query(sql: &str, parameters: &[&str]) -> query::AdminQuery {

@@ -2,11 +2,13 @@
 
 use bytes::{BufMut, BytesMut};
 
-use super::auth::account::{Account, Entry, MySqlRow};
-use super::capability::Product;
+pub use account::AccountQuery;
+
 use super::log_in::{LogIn, LoggedIn, refused, unexpected};
 use super::packet::{self, Packet, take_lenenc, take_string};
 use crate::engine::{Dialogue, DialogueError, RouterLogin};
+
+mod account;
 
 /// The longest row that an administrative statement may answer with.
 const MAX_ROW: usize = 1024 * 1024;
@@ -153,81 +155,6 @@ impl Dialogue for AdminQuery {
             }
         }
         Ok(None)
-    }
-}
-
-/// Reads how the accounts of a name prove themselves.
-pub struct AccountQuery {
-    product: Product,
-    user: String,
-    query: AdminQuery,
-}
-
-impl AccountQuery {
-    /// The rows of all accounts of that name, and of those for anybody. Whether an account may log in at all (locked,
-    /// expired) is for the backend to say at log in, in its own words.
-    pub fn new(product: Product, user: &str) -> AccountQuery {
-        let (columns, table) = match product {
-            Product::MariaDb => ("a.User, a.Host, a.Priv", "mysql.global_priv"),
-            Product::MySql => (
-                "a.User, a.Host, a.plugin, a.authentication_string, a.ssl_type, a.User_attributes",
-                "mysql.user",
-            ),
-            Product::MySql56 => {
-                ("a.User, a.Host, a.plugin, a.authentication_string, a.ssl_type, a.Password", "mysql.user")
-            }
-        };
-        // There is always a row, so that an unknown name takes as long as a known one.
-        let sql = format!(
-            "SELECT @@GLOBAL.skip_name_resolve, {columns} FROM (SELECT 1) AS one \
-             LEFT JOIN {table} AS a ON a.User IN (?, '') ORDER BY a.Host"
-        );
-        AccountQuery { product, user: user.to_owned(), query: AdminQuery::with(&sql, &[user]) }
-    }
-
-    fn account(&self, rows: &[Row]) -> Account {
-        let first = rows.first().and_then(|row| row.first()).cloned().flatten().unwrap_or_default();
-        let entries = rows.iter().filter_map(|row| self.entry(row)).collect();
-        Account { entries, product: self.product, resolves: matches!(first.as_str(), "0" | "OFF") }
-    }
-
-    fn entry(&self, row: &Row) -> Option<Entry> {
-        let column = |at: usize| row.get(at).cloned().flatten();
-        let text = |at: usize| column(at).unwrap_or_default();
-        let (user, host) = (column(1)?, column(2)?);
-        // The comparison in SQL may know of trailing spaces and letters that are alike; the server's own does not.
-        if !user.is_empty() && user != self.user {
-            return None;
-        }
-        match self.product {
-            Product::MariaDb => Entry::of_mariadb(user, host, &text(3)),
-            Product::MySql | Product::MySql56 => {
-                let (plugin, kept, ssl_type, last) = (text(3), text(4), text(5), text(6));
-                // The old release has no attributes, and two places for what it keeps.
-                let old = self.product == Product::MySql56;
-                let kept = if old && !last.is_empty() { &last } else { &kept };
-                let attributes = if old { "" } else { &last };
-                let (plugin, ssl_type) = (&plugin, &ssl_type);
-                Some(Entry::of_mysql(MySqlRow { user, host, plugin, kept, ssl_type, attributes }))
-            }
-        }
-    }
-}
-
-impl Dialogue for AccountQuery {
-    type Output = Option<Account>;
-
-    fn open(&mut self, out: &mut BytesMut) {
-        self.query.open(out);
-    }
-
-    fn receive(
-        &mut self,
-        input: &mut BytesMut,
-        out: &mut BytesMut,
-    ) -> Result<Option<Option<Account>>, DialogueError> {
-        let Some(rows) = self.query.receive(input, out)? else { return Ok(None) };
-        Ok(Some(Some(self.account(&rows))))
     }
 }
 

@@ -21,6 +21,16 @@ pub enum Proof {
     Clear(Zeroizing<Vec<u8>>),
 }
 
+impl Proof {
+    /// There is no password.
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Proof::Native(secret) => secret.is_none(),
+            Proof::Clear(password) => password.is_empty(),
+        }
+    }
+}
+
 impl std::fmt::Debug for Proof {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Proof")
@@ -52,6 +62,8 @@ pub struct Startup {
     pub sequence: u8,
     /// What clients of the cluster are told.
     pub contract: Arc<Contract>,
+    /// What its log in depends on, summed up ([`Account`](super::auth::account::Account)).
+    pub mark: u64,
 }
 
 impl Startup {
@@ -68,6 +80,26 @@ impl Startup {
     /// The last message to a client that was let in and has no session.
     pub fn turn_away(&self, why: &Farewell) -> Vec<u8> {
         farewell(self.sequence, self.contract.product, why)
+    }
+
+    /// Whether the client is known to read frames of the compressed protocol as a stream, so that a packet may be cut
+    /// anywhere: the C libraries do, and nobody else speaks zstd.
+    pub fn takes_cut_packets(&self) -> bool {
+        const READ_STREAMS: [&[u8]; 2] = [b"libmysql", b"libmariadb"];
+        let name = self.attribute(b"_client_name");
+        matches!(self.compression, Some(Compression::Zstd(_)))
+            || name.is_some_and(|name| READ_STREAMS.contains(&name))
+    }
+
+    fn attribute(&self, name: &[u8]) -> Option<&[u8]> {
+        let mut rest = &self.attributes[..];
+        while let (Some(key), Some(value)) = (packet::take_string(&mut rest), packet::take_string(&mut rest))
+        {
+            if key == name {
+                return Some(value);
+            }
+        }
+        None
     }
 
     /// Account and database, for operators.

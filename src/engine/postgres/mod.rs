@@ -27,8 +27,8 @@ pub mod stored;
 pub mod tracker;
 
 use crate::engine::{
-    Arrival, CancelKey, Engine, Farewell, Fate, Flush, Framing, Inquiry, Loss, Obstacle, RouterLogin, Tie,
-    Tracker as _,
+    Access, Arrival, CancelKey, Engine, Farewell, Fate, Flush, Framing, Inquiry, Loss, Never, Obstacle,
+    RouterLogin, Tie, Tracker as _,
 };
 
 /// The engine.
@@ -59,6 +59,7 @@ impl Engine for Postgres {
     type Drain = query::Drain;
     type AccountQuery = query::AccountQuery;
     type AdminQuery = query::AdminQuery;
+    type Entry = Never;
     type Lost = lost::LostTransaction;
     type Interlude = interlude::Interlude;
 
@@ -216,6 +217,14 @@ impl Engine for Postgres {
 
     fn account_query(_: &log_in::LoggedIn, user: &str) -> query::AccountQuery {
         query::AccountQuery::new(user)
+    }
+
+    fn standing_query(_: &log_in::LoggedIn, user: &str) -> query::AccountQuery {
+        query::AccountQuery::of_standing(user)
+    }
+
+    fn access(startup: &greet::Startup, account: Option<&query::Account>) -> Access {
+        query::access(startup, account)
     }
 
     fn admin_query(sql: &str, parameters: &[&str]) -> query::AdminQuery {

@@ -2,10 +2,13 @@
 
 use bytes::BytesMut;
 
-use super::auth::Verifier;
 use super::log_in::{LoggedIn, refused, unexpected};
 use super::message;
 use crate::engine::{Dialogue, DialogueError};
+
+mod account;
+
+pub use account::{Account, AccountQuery, access};
 
 /// The longest row that an administrative statement may answer with.
 const MAX_ROW: usize = 1024 * 1024;
@@ -91,43 +94,6 @@ pub fn transaction_of(backend_id: u32) -> String {
 /// Asks what became of it.
 pub fn outcome_of(transaction: u64) -> String {
     format!("SELECT pg_catalog.txid_status({transaction})")
-}
-
-/// How one role proves itself, and whether it still may.
-pub struct Account {
-    /// Its password verifier.
-    pub verifier: Verifier,
-}
-
-/// Reads a role's verifier. Whether the role may log in at all is for the backend to say at log in, in its own words.
-pub struct AccountQuery(AdminQuery);
-
-impl AccountQuery {
-    /// `rolvaliduntil` is checked here, because the backend does not check it when no password is sent to it
-    /// (`src/backend/libpq/crypt.c`, `get_role_password`).
-    pub fn new(user: &str) -> AccountQuery {
-        let sql = "SELECT rolpassword FROM pg_catalog.pg_authid WHERE rolname = CAST($1 AS pg_catalog.text) \
-                   AND (rolvaliduntil IS NULL OR rolvaliduntil > pg_catalog.now())";
-        AccountQuery(AdminQuery::with(sql, &[user]))
-    }
-}
-
-impl Dialogue for AccountQuery {
-    type Output = Option<Account>;
-
-    fn open(&mut self, out: &mut BytesMut) {
-        self.0.open(out);
-    }
-
-    fn receive(
-        &mut self,
-        input: &mut BytesMut,
-        out: &mut BytesMut,
-    ) -> Result<Option<Option<Account>>, DialogueError> {
-        let Some(rows) = self.0.receive(input, out)? else { return Ok(None) };
-        let secret = rows.into_iter().next().map(|row| row.into_iter().next().flatten());
-        Ok(Some(secret.map(|text| Account { verifier: Verifier::parse(text.as_deref()) })))
-    }
 }
 
 /// A bare `Sync`: the server sends the notifications that are pending before it answers. The queue does not outlive the

@@ -36,6 +36,7 @@ pub(super) enum Idle {
 impl<E: Engine> Session<E> {
     /// The database that this session's backend belongs to goes, or is gone.
     pub(super) async fn let_go(&mut self, signal: &Signal) -> Result<(), End> {
+        self.rest.account.give_up();
         let held_still = self.rest.holds_still(signal.round) && self.tracker.is_quiet();
         if !held_still || self.rest.standing().is_some() || self.tracker.drift() > Drift::None {
             return self.backend_lost().await;

@@ -63,9 +63,17 @@ impl<E: Engine> Session<E> {
     async fn carried(&mut self, signal: &Signal) -> Result<(), End> {
         self.at_rest(signal).await?;
         if self.backend.is_some() && self.rest.standing().is_some() {
-            return self.closed(Farewell::ForcedChange);
+            return self.closed(self.reason());
         }
         Ok(())
+    }
+
+    /// What a session is told that cannot be carried.
+    fn reason(&self) -> Farewell {
+        match self.rest.account.refusal() {
+            Some(why) => Farewell::StateLost(why.to_owned()),
+            None => Farewell::ForcedChange,
+        }
     }
 
     /// Cancels what runs until all of it is answered and the client has the answers, as long as that is worth waiting
@@ -128,7 +136,8 @@ impl<E: Engine> Session<E> {
         let Session { membership, client, backend, cleared, tracker, rest, parking, cluster, .. } = self;
         let backend = backend.as_mut()?;
         let names = |backend_id| membership.name_of(backend_id);
-        let mut watch = Watch { rest, parking, membership, parkable: false };
+        let (shown, _) = rest.apart();
+        let mut watch = Watch { shown, parking, membership, parkable: false };
         let metrics = &cluster.metrics;
         let pump = Pump { client, backend, cleared, tracker, names: &names, watch: &mut watch, metrics };
         let manner = Manner { admission: Admission::Nothing, report: Report::Answered };
@@ -156,7 +165,7 @@ impl<E: Engine> Session<E> {
         // What the transaction did to the session (prepared statements, locks) outlives it: look again.
         self.at_rest(signal).await?;
         if self.backend.is_none() || self.rest.standing().is_some() || self.tracker.drift() > Drift::None {
-            return self.closed(Farewell::ForcedChange);
+            return self.closed(self.reason());
         }
         self.lost = Some(lost);
         self.rest.was_counted();

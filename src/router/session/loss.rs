@@ -21,6 +21,8 @@ const DOUBT: Duration = Duration::from_secs(5);
 impl<E: Engine> Session<E> {
     pub(super) async fn backend_lost(&mut self) -> Result<(), End> {
         let Some(mut backend) = self.backend.take() else { return Ok(()) };
+        // Whether the account lets the session in again, the next log in tells.
+        self.rest.account.give_up();
         let words = backend.input.split_off(self.cleared.min(backend.input.len()));
         let answered = std::mem::take(&mut self.cleared);
         if answered > 0 && !self.tell(&backend.input).await {

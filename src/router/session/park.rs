@@ -15,7 +15,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::time::Instant;
 
-use super::rest::Rest;
+use super::rest::Shown;
 use super::{End, Session};
 use crate::engine::{Drift, Engine, Farewell, Tracker};
 use crate::router::fleet::{Claim, Membership, Place};
@@ -204,7 +204,7 @@ impl Parking {
 
 /// Looks on for a session while bytes pass.
 pub(super) struct Watch<'a> {
-    pub rest: &'a mut Rest,
+    pub shown: Shown<'a>,
     pub parking: &'a mut Parking,
     pub membership: &'a Membership,
     /// The session can be parked, as far as is known.
@@ -213,7 +213,7 @@ pub(super) struct Watch<'a> {
 
 impl<T: Tracker> Onlooker<T> for Watch<'_> {
     fn seen(&mut self, tracker: &T) {
-        self.rest.seen(self.membership, tracker);
+        self.shown.seen(self.membership, tracker);
         self.parking.seen(tracker);
     }
 
@@ -288,6 +288,7 @@ impl<E: Engine> Session<E> {
             return Ok(());
         }
         let Some(backend) = self.backend.take() else { return Ok(()) };
+        self.rest.account.give_up();
         self.tracker.reattached();
         (self.parking.parked, self.parking.asked) = (true, None);
         self.membership.parked();

@@ -6,6 +6,7 @@ use bytes::BytesMut;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
+use super::account::{Admittance, Verdict};
 use super::{End, Session};
 use crate::engine::{DialogueError, Drift, Engine, Inquiry, Obstacle, Tracker};
 use crate::router::admin::{Admin, Rows};
@@ -37,6 +38,8 @@ pub(crate) struct Rest {
     /// What becomes of the session in this change is in the report already.
     counted: bool,
     standing: Option<Obstacle>,
+    /// Whether the session would be let in again.
+    pub(super) account: Admittance,
     shown: Option<Obstacle>,
     looked: Instant,
     /// How many setting names were known when the session last looked; `None`: it never had to.
@@ -60,6 +63,7 @@ impl Rest {
             still: None,
             counted: false,
             standing: None,
+            account: Admittance::default(),
             shown: None,
             looked: Instant::now(),
             names: None,
@@ -117,9 +121,10 @@ impl Rest {
         self.still == Some(round)
     }
 
-    /// What was found in the session's state that keeps it where it is.
+    /// What was found in the session's state, or of its account, that keeps it where it is.
     pub(crate) fn standing(&self) -> Option<Obstacle> {
-        self.standing
+        // Of a role that was dropped the server cannot even say what the session is made of.
+        self.account.obstacle().or(self.standing)
     }
 
     /// When the session should look at itself.
@@ -149,9 +154,28 @@ impl Rest {
 
     /// Tells operators when what keeps the session from being moved has changed.
     pub(crate) fn seen<T: Tracker>(&mut self, membership: &Membership, tracker: &T) {
+        self.apart().0.seen(membership, tracker);
+    }
+
+    /// What shows obstacles, and the next verdict on the session's account, to be waited for at the same time.
+    pub(super) fn apart(&mut self) -> (Shown<'_>, impl Future<Output = Verdict> + '_) {
+        let standing = self.standing();
+        (Shown { standing, shown: &mut self.shown }, self.account.verdict())
+    }
+}
+
+/// What keeps the session from being moved, as operators see it.
+pub(super) struct Shown<'a> {
+    standing: Option<Obstacle>,
+    shown: &'a mut Option<Obstacle>,
+}
+
+impl Shown<'_> {
+    /// Tells them when it has changed.
+    pub(super) fn seen<T: Tracker>(&mut self, membership: &Membership, tracker: &T) {
         let obstacle = tracker.obstacle().or(self.standing);
-        if obstacle != self.shown {
-            self.shown = obstacle;
+        if obstacle != *self.shown {
+            *self.shown = obstacle;
             membership.doing(obstacle, tracker.shown());
         }
     }
@@ -195,8 +219,11 @@ impl<E: Engine> Session<E> {
             return Ok(());
         }
         self.rest.still = Some(signal.round);
-        let how = match self.rest.standing {
+        let forced = signal.phase == Phase::Shut { forced: true };
+        let how = match self.rest.standing() {
             Some(_) => Attachment::Blocked,
+            // A hold that comes too early for it ends at once, and the next one finds it decided.
+            None if self.rest.account.is_on_trial() && !forced => Attachment::Blocked,
             None if E::drain(&self.state).is_some() => Attachment::Fetching,
             None => Attachment::Still,
         };

@@ -36,8 +36,16 @@ impl Driver {
     }
 
     async fn survey(&self) {
-        self.fleet.survey();
+        self.ask_sessions().await;
         tokio::time::sleep(SURVEY).await;
+    }
+
+    /// Has every session look at itself, and at its account.
+    pub(in crate::scaling) async fn ask_sessions(&self) {
+        if timeout(ASKED, self.maintenance.look_up_accounts()).await.is_err() {
+            tracing::debug!(cluster = self.board.name, "accounts are not known in time");
+        }
+        self.fleet.survey();
     }
 
     /// Writes dirty data to disk while clients run, so that the stop has little to do. `false`: it was not done.

@@ -1,11 +1,14 @@
 //! The server's accounts: which of those of one name a client is, and how that one proves itself.
 
+use core::net::IpAddr;
+
 use ::sha2::{Digest, Sha256};
 use serde::Deserialize;
 
 use super::host::{Client, rank};
 use super::{ed25519, native, sha2};
 use crate::engine::mysql::capability::Product;
+use crate::engine::mysql::startup::Proof;
 
 /// One way of an account to prove itself.
 #[derive(Clone, PartialEq, Eq)]
@@ -53,6 +56,22 @@ impl Method {
         }
     }
 
+    /// Whether what a client once proved is what this wants; `None`: that cannot be seen. Takes some milliseconds for the
+    /// plugins of SHA-256.
+    pub fn fits(&self, proof: &Proof) -> Option<bool> {
+        Some(match (self, proof) {
+            (Method::Ed25519(_) | Method::Unknown(_), _) => return None,
+            (Method::Native(kept), _) if kept.is_empty() => proof.is_empty(),
+            (Method::Sha2(_, kept), _) if kept.is_empty() => proof.is_empty(),
+            (Method::Native(kept), Proof::Native(Some(secret))) => native::fits(kept, secret),
+            (Method::Native(kept), Proof::Clear(password)) => native::fits(kept, &native::secret(password)),
+            (Method::Sha2(_, kept), Proof::Clear(password)) => {
+                kept.iter().any(|(kept, _)| kept.fits(password))
+            }
+            (Method::Native(_), Proof::Native(None)) | (Method::Sha2(..), Proof::Native(_)) => false,
+        })
+    }
+
     /// What the client calls it.
     pub fn plugin(&self) -> &str {
         match self {
@@ -96,6 +115,8 @@ pub struct Account {
     pub product: Product,
     /// The server gives names to addresses.
     pub resolves: bool,
+    /// A sum of all that a log in depends on: the rows, and rights to databases and roles.
+    pub mark: u64,
 }
 
 impl Account {
@@ -103,6 +124,29 @@ impl Account {
     pub fn choose(&self, client: Client) -> Option<&Entry> {
         let matching = self.entries.iter().filter(|entry| client.matches(&entry.host));
         matching.min_by_key(|entry| (rank(self.product, &entry.host), entry.user.is_empty()))
+    }
+
+    /// The row that the server chooses for a client at `address` when the router logs in for it. A MariaDB is told the
+    /// address; a MySQL sees every client come from the router's Unix socket.
+    pub fn behind(&self, address: IpAddr) -> Option<&Entry> {
+        self.choose(match self.product {
+            Product::MariaDb => Client::tcp(address, self.resolves),
+            Product::MySql | Product::MySql56 => Client::unix(),
+        })
+    }
+
+    /// Why a client at `address` would not be let in again with its proof, or as somebody else; `None`: only a log in
+    /// tells.
+    pub fn objection(&self, address: IpAddr, proof: &Proof) -> Option<&'static str> {
+        let entry = self.choose(Client::tcp(address, self.resolves));
+        let Some(entry) = entry.filter(|entry| !entry.user.is_empty()) else {
+            return Some("its account was dropped");
+        };
+        if !self.behind(address).is_some_and(|behind| behind.is_of(entry)) {
+            return Some("the server would take it for another account");
+        }
+        let is_refused = |method: &Method| method.fits(proof) == Some(false);
+        entry.methods.iter().all(is_refused).then_some("the password of its account was changed")
     }
 }
 
@@ -126,6 +170,11 @@ struct Way {
 }
 
 impl Entry {
+    /// Whether both are the same account.
+    pub fn is_of(&self, other: &Entry) -> bool {
+        (&self.user, &self.host) == (&other.user, &other.host)
+    }
+
     /// A row of MariaDB. `None`: it is a role, or cannot be read.
     pub fn of_mariadb(user: String, host: String, json: &str) -> Option<Entry> {
         let kept: Priv = serde_json::from_str(json).ok().filter(|kept: &Priv| !kept.is_role)?;

@@ -28,6 +28,12 @@ pub fn secret(password: &[u8]) -> Zeroizing<[u8; LENGTH]> {
     Zeroizing::new(Sha1::digest(password).into())
 }
 
+/// Whether `secret` is of the password behind one of these.
+pub fn fits(kept: &[Stored], secret: &[u8; LENGTH]) -> bool {
+    let found: Stored = Sha1::digest(secret).into();
+    kept.iter().any(|stored| bool::from(found.ct_eq(stored)))
+}
+
 /// Whether `answer` shows the password behind `stored`; if it does, `SHA1(password)`.
 pub fn verify(stored: &Stored, salt: &[u8], answer: &[u8]) -> Option<Zeroizing<[u8; LENGTH]>> {
     let answer: &[u8; LENGTH] = answer.try_into().ok()?;

@@ -98,7 +98,7 @@ fn small_ones_go_as_they_are() {
 #[test]
 fn an_answer_goes_on_from_its_command() {
     for algorithm in BOTH {
-        let mut framing = Compressed::new(algorithm);
+        let mut framing = Compressed::new(algorithm, true);
         // A command in three frames, as the C library cuts a long one.
         let command = packets(0, &[40_000]);
         let parts: Vec<_> = command.chunks(16_000).collect();
@@ -116,7 +116,7 @@ fn an_answer_goes_on_from_its_command() {
 
 #[test]
 fn a_long_answer_wraps() {
-    let mut framing = Compressed::new(Compression::Zlib);
+    let mut framing = Compressed::new(Compression::Zlib, true);
     unwrap_all(&mut framing, &frame(Compression::Zlib, 0, &packets(0, &[5])), 99, 99).unwrap();
     let answer = packets(1, &[99; 600]);
     let frames = wrap_all(&mut framing, &answer, 100);
@@ -129,7 +129,7 @@ fn a_long_answer_wraps() {
 
 #[test]
 fn the_client_waits_and_an_answer_of_256_packets_is_followed_by_another() {
-    let mut framing = Compressed::new(Compression::Zlib);
+    let mut framing = Compressed::new(Compression::Zlib, true);
     for _ in 0..3 {
         unwrap_all(&mut framing, &frame(Compression::Zlib, 0, &packets(0, &[5])), 99, 99).unwrap();
         assert_eq!(numbers(&wrap_all(&mut framing, &packets(1, &[9; 256]), 10_000)), [1]);
@@ -138,7 +138,7 @@ fn the_client_waits_and_an_answer_of_256_packets_is_followed_by_another() {
 
 #[test]
 fn answers_to_commands_in_one_burst_begin_anew_each() {
-    let mut framing = Compressed::new(Compression::Zlib);
+    let mut framing = Compressed::new(Compression::Zlib, true);
     let one = frame(Compression::Zlib, 0, &packets(0, &[5]));
     unwrap_all(&mut framing, &[&one[..], &one[..], &one[..]].concat(), 999, 99).unwrap();
     let answers = [packets(1, &[7]), packets(1, &[90; 300]), packets(1, &[7])].concat();
@@ -149,7 +149,7 @@ fn answers_to_commands_in_one_burst_begin_anew_each() {
 
 #[test]
 fn commands_without_an_answer() {
-    let mut framing = Compressed::new(Compression::Zlib);
+    let mut framing = Compressed::new(Compression::Zlib, true);
     // COM_STMT_SEND_LONG_DATA in two frames, then COM_STMT_EXECUTE.
     let long = packets(0, &[20_000]);
     for (number, part) in [(0, &long[..16_384]), (1, &long[16_384..]), (0, &packets(0, &[30])[..])] {
@@ -160,7 +160,7 @@ fn commands_without_an_answer() {
 
 #[test]
 fn what_the_client_sends_within_an_exchange_is_renumbered() {
-    let mut framing = Compressed::new(Compression::Zlib);
+    let mut framing = Compressed::new(Compression::Zlib, true);
     unwrap_all(&mut framing, &frame(Compression::Zlib, 0, &packets(0, &[60])), 99, 99).unwrap();
     // A first result of 8 packets and the request for a file in one frame: the library numbers the file from 2.
     assert_eq!(numbers(&wrap_all(&mut framing, &packets(1, &[9; 9]), 999)), [1]);
@@ -180,7 +180,7 @@ fn what_the_client_sends_within_an_exchange_is_renumbered() {
 /// A command of more than 16 MiB as MariaDB's library numbers it.
 #[test]
 fn the_parts_of_a_long_command_are_renumbered() {
-    let mut framing = Compressed::new(Compression::Zlib);
+    let mut framing = Compressed::new(Compression::Zlib, true);
     let (first, last) = (packets(0, &[packet::SPLIT]), packets(0, &[77]));
     let mut wire = BytesMut::new();
     for (number, part) in (0u8..).zip(first.chunks(1 << 23).chain([&last[..]])) {
@@ -196,14 +196,14 @@ fn the_parts_of_a_long_command_are_renumbered() {
 
 #[test]
 fn an_error_that_nobody_asked_for() {
-    let mut framing = Compressed::new(Compression::Zlib);
+    let mut framing = Compressed::new(Compression::Zlib, true);
     assert_eq!(numbers(&wrap_all(&mut framing, &packets(0, &[30]), 100)), [0]);
 }
 
 /// Packets of 400 kB are not cut, longer ones than a mebibyte are, and nothing waits that nobody waits for.
 #[test]
 fn packets_are_not_cut_without_need() {
-    let mut framing = Compressed::new(Compression::Zlib);
+    let mut framing = Compressed::new(Compression::Zlib, true);
     unwrap_all(&mut framing, &frame(Compression::Zlib, 0, &packets(0, &[5])), 99, 99).unwrap();
     let answer = packets(1, &[10, 400_000, 20, 30, 3_000_000, 40]);
     let frames = wrap_all(&mut framing, &answer, 20_000);
@@ -213,9 +213,56 @@ fn packets_are_not_cut_without_need() {
     assert_eq!(lengths.iter().sum::<usize>(), answer.len());
 }
 
+/// Connector/Python joins two frames of a packet, and no third.
+#[test]
+fn a_packet_is_cut_once_for_who_may_not_take_more() {
+    for chunk in [7_000, 32_768, 2_000_000] {
+        let mut framing = Compressed::new(Compression::Zlib, false);
+        unwrap_all(&mut framing, &frame(Compression::Zlib, 0, &packets(0, &[5])), 99, 99).unwrap();
+        // The longest packet there is, and what goes on with it.
+        let answer = packets(1, &[10, 3_000_000, SPLIT, 40, MAX_WHOLE, 1_048_577, 0]);
+        let frames = wrap_all(&mut framing, &answer, chunk);
+        let expected: Vec<u8> = (0..frames.len()).map(|n| u8::try_from(n + 1).unwrap()).collect();
+        assert_eq!(numbers(&frames), expected);
+        let mut frames = frames.into_iter().map(|(_, content)| content);
+        let mut read = Vec::new();
+        while let Some(mut content) = frames.next() {
+            let mut at = 0;
+            while at < content.len() {
+                let length = packet::packet_length(&content[at..]).unwrap();
+                if at + length > content.len() {
+                    content.extend(frames.next().unwrap());
+                }
+                at += length;
+                assert!(at <= content.len());
+            }
+            read.extend(content);
+        }
+        assert_eq!(read, &answer[..]);
+    }
+}
+
+#[test]
+fn a_long_packet_does_not_wait_for_its_end() {
+    let mut framing = Compressed::new(Compression::Zlib, false);
+    unwrap_all(&mut framing, &frame(Compression::Zlib, 0, &packets(0, &[5])), 99, 99).unwrap();
+    let answer = packets(1, &[10_000_000]);
+    let mut out = BytesMut::new();
+    let (mut wrapped, mut written) = (0, 0);
+    for part in answer.chunks(30_000) {
+        wrapped += framing.wrap(part, &mut out);
+        written += out.len();
+        assert!(framing.outgoing.stash.is_empty() && out.len() <= part.len() + 2 * HEADER);
+        out.clear();
+    }
+    assert_eq!(wrapped, answer.len());
+    // All but the front goes as it is.
+    assert!(written > answer.len() - MAX_FRAME);
+}
+
 #[test]
 fn a_header_in_pieces() {
-    let mut framing = Compressed::new(Compression::Zlib);
+    let mut framing = Compressed::new(Compression::Zlib, true);
     unwrap_all(&mut framing, &frame(Compression::Zlib, 0, &packets(0, &[5])), 99, 99).unwrap();
     let answer = packets(1, &[3, 3]);
     let frames = wrap_all(&mut framing, &answer, 1);
@@ -250,7 +297,7 @@ fn broken_frames_are_refused() {
             ("empty", empty),
         ] {
             for chunk in [1, 7, 1000] {
-                let result = unwrap_all(&mut Compressed::new(algorithm), &bytes, chunk, 64);
+                let result = unwrap_all(&mut Compressed::new(algorithm, true), &bytes, chunk, 64);
                 assert!(result.is_err(), "{algorithm:?} {what} {chunk}: {result:?}");
             }
         }
@@ -269,7 +316,7 @@ fn a_bomb_goes_off_slowly() {
         input.put_u8(0);
         input.put_uint_le(size as u64, 3);
         input.extend_from_slice(&body[..length]);
-        let mut framing = Compressed::new(algorithm);
+        let mut framing = Compressed::new(algorithm, true);
         let (mut out, mut sum) = ([0; 1000], 0);
         while let count @ 1.. = framing.unwrap(&mut input, &mut out).unwrap() {
             sum += count;
@@ -292,7 +339,7 @@ proptest! {
             .enumerate()
             .flat_map(|(number, part)| frame(algorithm, u8::try_from(number % 256).unwrap(), part))
             .collect();
-        let mut framing = Compressed::new(algorithm);
+        let mut framing = Compressed::new(algorithm, true);
         let unwrapped = unwrap_all(&mut framing, &wire, chunk, room).unwrap();
         let commands: BytesMut = lengths.iter().flat_map(|length| packets(0, &[*length])).collect();
         prop_assert_eq!(&unwrapped[..], &commands[..]);
@@ -309,8 +356,8 @@ proptest! {
     #[test]
     fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300), zlib: bool, chunk in 1usize..50) {
         let algorithm = if zlib { Compression::Zlib } else { Compression::Zstd(1) };
-        let _ = unwrap_all(&mut Compressed::new(algorithm), &bytes, chunk, 40);
-        let mut framing = Compressed::new(algorithm);
+        let _ = unwrap_all(&mut Compressed::new(algorithm, true), &bytes, chunk, 40);
+        let mut framing = Compressed::new(algorithm, true);
         for mut part in bytes.chunks(chunk) {
             while !part.is_empty() {
                 let taken = framing.wrap(part, &mut BytesMut::new());

@@ -47,7 +47,7 @@ impl Client {
         let hello = Hello::read(&packet::take(&mut out, 1000).unwrap().unwrap().body).unwrap();
         assert!(out.is_empty() && hello.id == 4711);
         assert!(!hello.salt.iter().any(|byte| matches!(byte, 0 | b'$')));
-        let account = Account { entries, product, resolves: true };
+        let account = Account { entries, product, resolves: true, mark: 0 };
         Client { greeting, hello, vault: Arc::default(), account, sequence: 1, said: BytesMut::new() }
     }
 

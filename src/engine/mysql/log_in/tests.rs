@@ -14,6 +14,7 @@ fn startup() -> Startup {
         id: 4711,
         sequence: 4,
         contract: Contract::default().into(),
+        mark: 0,
     }
 }
 
@@ -129,5 +130,24 @@ fn what_a_server_must_not_say() {
         let mut log_in = LogIn::new(&startup());
         let error = feed(&mut log_in, bytes, &mut BytesMut::new()).unwrap_err();
         assert!(matches!(error, DialogueError::Protocol(_)));
+    }
+}
+
+#[test]
+fn who_takes_packets_in_pieces() {
+    let with = |compression, attributes: &'static [u8]| Startup {
+        compression: Some(compression),
+        attributes: Bytes::from_static(attributes),
+        ..startup()
+    };
+    use crate::engine::mysql::capability::Compression;
+    for (attributes, takes) in [
+        (&b"\x04_pid\x011\x0c_client_name\x08libmysql"[..], true),
+        (b"\x0c_client_name\x16mysql-connector-python", false),
+        (b"\x0c_client_name\x08libm", false),
+        (b"", false),
+    ] {
+        assert_eq!(with(Compression::Zlib, attributes).takes_cut_packets(), takes);
+        assert!(with(Compression::Zstd(3), attributes).takes_cut_packets());
     }
 }

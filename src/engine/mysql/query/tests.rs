@@ -70,23 +70,6 @@ fn several_results_and_errors() {
 }
 
 #[test]
-fn accounts_of_another_spelling_are_not_meant() {
-    let query = AccountQuery::new(Product::MySql56, "App");
-    let row = |user: &str| -> Row {
-        ["0", user, "%", "", "", "", "*D821809F681A40A6E379B50D0463EFAE20BDD122"]
-            .map(|text| Some(text.to_owned()))
-            .into()
-    };
-    let none = vec![Some("1".to_owned()), None, None, None, None, None, None];
-    let account = query.account(&[row("App"), row("app"), row("")]);
-    assert!(account.resolves);
-    let names: Vec<&str> = account.entries.iter().map(|entry| &*entry.user).collect();
-    assert_eq!(names, ["App", ""]);
-    let account = query.account(&[none]);
-    assert!(account.entries.is_empty() && !account.resolves);
-}
-
-#[test]
 fn a_cancel_of_nothing_is_done_at_once() {
     let router = RouterLogin { user: "r".into(), password: String::new().into(), database: String::new() };
     let mut cancel = Cancel::of(&LoggedIn::default(), &router);

@@ -2,17 +2,18 @@
 
 use bytes::{Bytes, BytesMut};
 
+use super::super::entry::set_role;
 use super::super::literal;
 use super::super::save;
 use super::super::state::Context;
-use super::{Product, Restore, Step};
+use super::{Restore, Step};
 
 /// About how long a `SET` of user variables gets.
 const LONG: usize = 256 * 1024;
 /// What results are converted to.
 const RESULTS: &[u8] = b"character_set_results";
 /// The setting under which names in UTF-8 are understood.
-const UTF8: &[u8] = b"SET character_set_client=utf8mb4";
+pub(in crate::engine::mysql) const UTF8: &[u8] = b"SET character_set_client=utf8mb4";
 
 impl Restore {
     /// Everything, in the order of the module's diagram.
@@ -35,13 +36,7 @@ impl Restore {
         if !role.is_ascii() {
             self.run(out, UTF8, Step::Must("character set"));
         }
-        let mut sql = b"SET ROLE ".to_vec();
-        match self.product {
-            // It is a list, quoted as a statement wants it.
-            Product::MySql => sql.extend_from_slice(&role),
-            Product::MariaDb | Product::MySql56 => literal::name(&mut sql, &role),
-        }
-        self.run(out, &sql, Step::Must("roles"));
+        self.run(out, &set_role(self.product, &role), Step::Must("roles"));
     }
 
     /// Group by group of those that were prepared in the same place.
@@ -176,14 +171,22 @@ impl Restore {
         }
     }
 
+    /// What the session has said since it was looked at, and nobody had to ask about.
+    pub(super) fn put_told(&mut self, out: &mut BytesMut) {
+        for sql in self.wire.told.clone() {
+            self.run(out, &sql, Step::Must("what was set last"));
+        }
+    }
+
     fn put_found_rows(&mut self, out: &mut BytesMut) {
         let variables: Vec<(Bytes, Option<Bytes>)> = self.state.variables.clone();
         let of = |name: &str| variables.iter().find(|(known, _)| known == name.as_bytes())?.1.as_ref();
-        let unlimit = save::unlimit(of).filter(|_| self.state.found_rows.is_some_and(|rows| rows > 0));
+        let found_rows = self.state.found_rows.filter(|&rows| rows <= save::MOST_FOUND_ROWS);
+        let unlimit = save::unlimit(of).filter(|_| found_rows.is_some_and(|rows| rows > 0));
         if let Some(sql) = &unlimit {
             self.run(out, sql.as_bytes(), Step::Must("limits"));
         }
-        if let Some(rows) = self.state.found_rows {
+        if let Some(rows) = found_rows {
             self.run(out, save::found_rows(rows).as_bytes(), Step::Must("found rows"));
         }
         if let Some(sql) = save::put_back(self.product, of, unlimit.is_some(), None) {

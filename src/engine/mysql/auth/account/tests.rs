@@ -50,7 +50,7 @@ fn anonymous_accounts_may_come_first() {
         encryption: Encryption::Any,
     };
     let entries = vec![entry("", "localhost"), entry("u", "%"), entry("", "%")];
-    let account = Account { entries, product: Product::MariaDb, resolves: true };
+    let account = Account { entries, product: Product::MariaDb, resolves: true, mark: 0 };
     let chosen = |client| account.choose(client).map(|entry| entry.user.as_str());
     assert_eq!(chosen(Client::tcp([127, 0, 0, 1].into(), true)), Some(""));
     assert_eq!(chosen(Client::tcp([10, 0, 0, 1].into(), true)), Some("u"));
