@@ -4,11 +4,15 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::AT_FDCWD;
+use nix::sys::fanotify::{
+    EventFFlags, Fanotify, FanotifyEvent, FanotifyResponse, InitFlags, MarkFlags, MaskFlags, Response,
+};
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 
@@ -18,6 +22,18 @@ use super::{Stage, free_port};
 const PATIENCE: Duration = Duration::from_secs(30);
 /// What we say on the server's notification socket when it has ended; no server says this.
 const ENDED: &[u8] = b"X_ENDED=1";
+
+/// A server that waits to open a file.
+pub struct Ahead {
+    server: Child,
+    group: Fanotify,
+    event: FanotifyEvent,
+}
+
+fn allow(group: &Fanotify, event: &FanotifyEvent) {
+    let response = FanotifyResponse::new(event.fd().expect("a file"), Response::FAN_ALLOW);
+    group.write_response(response).expect("an answer");
+}
 
 /// A server of ours. Dropping it stops it.
 pub struct Bare<'a> {
@@ -56,11 +72,19 @@ impl<'a> Bare<'a> {
 
     /// Executes the server and waits for its `READY=1` (or, without systemd in it, until it looks ready).
     pub fn start(&mut self, more: &[OsString]) {
+        let server = self.spawn(more);
+        self.await_ready(server);
+    }
+
+    fn spawn(&self, more: &[OsString]) -> Child {
         let log = File::options().create(true).append(true).open(self.stage.path("bare.log")).expect("a log");
         let mut server = self.stage.engine.server(self.stage, &self.run_dir, &self.data, self.port);
         server.args(more).env("NOTIFY_SOCKET", &self.notify);
         server.stderr(log.try_clone().expect("a log")).stdout(log);
-        let mut server = server.spawn().expect("a server");
+        server.spawn().expect("a server")
+    }
+
+    fn await_ready(&mut self, mut server: Child) {
         let deadline = Instant::now() + PATIENCE;
         while !self.says_ready(server.id()) {
             let ended = server.try_wait().expect("a child");
@@ -71,6 +95,43 @@ impl<'a> Bare<'a> {
             );
         }
         self.server = Some(server);
+    }
+
+    /// Executes the next server beside the one that runs, and lets it come as far as the opening of this file, which
+    /// nobody else waits for. Takes CAP_SYS_ADMIN.
+    pub fn start_ahead(&self, more: &[OsString], door: &Path) -> Ahead {
+        let flags = InitFlags::FAN_CLASS_CONTENT | InitFlags::FAN_NONBLOCK | InitFlags::FAN_CLOEXEC;
+        let group = Fanotify::init(flags, EventFFlags::O_RDONLY).expect("fanotify");
+        group.mark(MarkFlags::FAN_MARK_ADD, MaskFlags::FAN_OPEN_PERM, AT_FDCWD, Some(door)).expect("a mark");
+        let mut server = self.spawn(more);
+        let pid = server.id().cast_signed();
+        let mut waiting = None;
+        while waiting.is_none() {
+            thread::park_timeout(Duration::from_millis(1));
+            assert!(server.try_wait().expect("a child").is_none(), "the next server does not start");
+            for event in group.read_events().unwrap_or_default() {
+                if event.pid() == pid {
+                    waiting = Some(event);
+                } else {
+                    allow(&group, &event);
+                }
+            }
+        }
+        Ahead { server, group, event: waiting.expect("a server that waits") }
+    }
+
+    /// Lets the server go on that waits, and waits until it is ready.
+    pub fn go_on(&mut self, ahead: Ahead) {
+        let Ahead { server, group, event } = ahead;
+        allow(&group, &event);
+        // The kernel takes its time to close it.
+        thread::spawn(move || drop((event, group)));
+        self.await_ready(server);
+    }
+
+    /// The process id of the server.
+    pub fn pid(&self) -> u32 {
+        self.server.as_ref().expect("a server").id()
     }
 
     fn says_ready(&self, pid: u32) -> bool {

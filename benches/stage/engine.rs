@@ -1,5 +1,6 @@
 //! What tells the kinds of server apart, for both benchmarks.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::str::FromStr;
@@ -82,6 +83,10 @@ pub trait Engine {
 
     /// Makes the database (and the user, if the volume came without) on a new server.
     fn set_up(&self, stage: &Stage, home: &Path, port: u16);
+
+    /// A file that it opens when it has read its settings and has not touched its volume, and nobody else opens;
+    /// options that it needs for that.
+    fn door(&self, stage: &Stage, home: &Path, data: &Path) -> (PathBuf, Vec<OsString>);
 
     /// What stops it as fast as is clean.
     fn stop_signal(&self) -> Signal;

@@ -1,5 +1,6 @@
 //! MariaDB and MySQL.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -109,6 +110,18 @@ impl Engine for MySql {
             statements.push(format!("GRANT ALL ON *.* TO {USER}@'{host}'"));
         }
         execute(root.into(), &statements);
+    }
+
+    fn door(&self, stage: &Stage, home: &Path, _data: &Path) -> (PathBuf, Vec<OsString>) {
+        let folder = home.join("charsets");
+        if !folder.exists() {
+            stage.own_folder(&folder);
+            let installed = self.programs.share.as_ref().expect("the server's files").join("charsets");
+            for file in std::fs::read_dir(installed).expect("character sets").flatten() {
+                std::fs::copy(file.path(), folder.join(file.file_name())).expect("a copy");
+            }
+        }
+        (folder.join("Index.xml"), vec![option("--character-sets-dir=", &folder)])
     }
 
     fn stop_signal(&self) -> Signal {

@@ -1,5 +1,6 @@
 //! PostgreSQL.
 
+use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -82,6 +83,10 @@ impl Engine for Postgres {
     fn set_up(&self, stage: &Stage, _home: &Path, port: u16) {
         let mut psql = client(stage, "psql", port);
         run(psql.args(["-qX", "-d", "postgres", "-c", &format!("create database {DATABASE}")]));
+    }
+
+    fn door(&self, _stage: &Stage, _home: &Path, data: &Path) -> (PathBuf, Vec<OsString>) {
+        (data.join("PG_VERSION"), Vec::new())
     }
 
     fn stop_signal(&self) -> Signal {

@@ -13,8 +13,11 @@ use scalepoint::scaling::report::ScaleReport;
 
 use super::{DATABASE, PASSWORD, Stage, USER, free_port};
 
-/// The program that is measured: cargo builds it for the benchmark.
-const PROGRAM: &str = env!("CARGO_BIN_EXE_scalepoint");
+/// The program that is measured: cargo builds it for the benchmark; `SCALEPOINT_BIN` names another one.
+fn program() -> OsString {
+    std::env::var_os("SCALEPOINT_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_scalepoint").into())
+}
+
 /// The cluster's name.
 const CLUSTER: &str = "bench";
 
@@ -71,7 +74,7 @@ impl Proxy {
         let file = stage.path("scalepoint.toml");
         std::fs::write(&file, config).expect("a configuration");
         let log = stage.path("scalepoint.log");
-        let mut server = Command::new(PROGRAM)
+        let mut server = Command::new(program())
             .args(["serve", "--log", level, "--config"])
             .arg(&file)
             .stdin(Stdio::null())
@@ -107,7 +110,7 @@ impl Proxy {
 
     /// Changes the capacity and waits for the report.
     pub fn scale(&self, capacity: u32) -> ScaleReport {
-        let asked = Command::new(PROGRAM)
+        let asked = Command::new(program())
             .args(["scale", CLUSTER, &capacity.to_string(), "--json", "--admin", &self.admin])
             .stdin(Stdio::null())
             .output()

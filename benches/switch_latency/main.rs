@@ -30,7 +30,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use clients::{Clients, Load};
-use restart::{Restart, restart};
+use restart::{Recipe, Restart, restart};
 use scalepoint::scaling::report::{Outcome, ScaleReport};
 use stage::bare::Bare;
 use stage::engine::Product;
@@ -65,6 +65,7 @@ struct Turn {
     /// When transactions ended, seconds since the gate was shut.
     ends: Vec<f64>,
     bare: Restart,
+    best: Restart,
 }
 
 fn main() {
@@ -105,6 +106,9 @@ fn main() {
     subject.fill(&stage, bare.port, scale);
     let proxy = Proxy::start(&stage, "scalepoint=debug");
     subject.fill(&stage, proxy.port, scale);
+    let mut best = Bare::make(&stage, "best");
+    subject.fill(&stage, best.port, scale);
+    let recipe = Recipe::Best(if product == Product::Postgres { Vec::new() } else { proxy.own_options() });
     let clients = Clients::start(&load, subject::of(product), proxy.port);
     println!(
         "{} busy clients, {} idle, {} transactions/s each, {changes} changes",
@@ -112,8 +116,14 @@ fn main() {
     );
 
     // The first change and the first restart find everything cold, and are not counted.
-    let mut pair =
-        Pair { stage: &stage, subject: &*subject, proxy: &proxy, clients: &clients, bare: &mut bare };
+    let mut pair = Pair {
+        stage: &stage,
+        subject: &*subject,
+        proxy: &proxy,
+        clients: &clients,
+        bare: &mut bare,
+        best: (&mut best, &recipe),
+    };
     pair.turn(pause, 0);
     clients.forget();
     let turns: Vec<Turn> = (1..=changes).map(|number| pair.turn(pause, number)).collect();
@@ -137,6 +147,7 @@ struct Pair<'a, 'b> {
     proxy: &'a Proxy,
     clients: &'a Clients,
     bare: &'a mut Bare<'b>,
+    best: (&'a mut Bare<'b>, &'a Recipe),
 }
 
 impl Pair<'_, '_> {
@@ -154,13 +165,26 @@ impl Pair<'_, '_> {
         clients.pause();
         sleep(SILENCE);
         subject.warm(stage, self.bare.port);
-        let bare = restart(stage, subject, self.bare, felt.len());
+        let bare = restart(stage, subject, self.bare, felt.len(), &Recipe::Direct);
+        let (server, recipe) = &mut self.best;
+        subject.warm(stage, server.port);
+        let best = restart(stage, subject, server, felt.len(), recipe);
         let worst = quantile(&felt, 1.0);
         println!(
-            "{number:3}  felt {worst:6.1}   hold {:4}  hand-over {:4}  stall {:4}   bare: gone {:5.1}  ready {:5.1}  first {:5.1}  all {:5.1}",
-            report.hold_ms, report.handover_ms, report.stall_ms, bare.gone, bare.ready, bare.first, bare.all,
+            "{number:3}  felt {worst:6.1}   hold {:4}  hand-over {:4}  stall {:4}   bare: gone {:5.1}  ready {:5.1}  first {:5.1}  all {:5.1}   best: {:5.1} {:5.1} {:5.1} {:5.1}",
+            report.hold_ms,
+            report.handover_ms,
+            report.stall_ms,
+            bare.gone,
+            bare.ready,
+            bare.first,
+            bare.all,
+            best.gone,
+            best.ready,
+            best.first,
+            best.all,
         );
-        Turn { report, felt, ends, bare }
+        Turn { report, felt, ends, bare, best }
     }
 }
 
@@ -199,9 +223,27 @@ fn print_comparison(turns: &[Turn]) {
     row("bare: ready", &of(&|turn| turn.bare.ready));
     row("bare: first `select 1`", &first);
     row("bare: all clients connected, answered", &all);
-    println!("\nratio of medians (target: 1.5 or less)");
+    row("best: old server gone", &of(&|turn| turn.best.gone));
+    row("best: ready", &of(&|turn| turn.best.ready));
+    row("best: first `select 1`", &of(&|turn| turn.best.first));
+    row("best: all clients connected, answered", &of(&|turn| turn.best.all));
+    println!("\nratio of medians (target: 1.5 or less to bare, 1.15 or less to best)");
     println!("  felt / bare until all answered       {:.2}", median(&felt) / median(&all));
     println!("  felt / bare until first `select 1`   {:.2}", median(&felt) / median(&first));
+    let earliest = of(&|turn| quantile(&turn.felt, 0.0));
+    println!(
+        "  felt / best until all answered       {:.2}",
+        median(&felt) / median(&of(&|turn| turn.best.all))
+    );
+    println!(
+        "  least felt / best until first        {:.2}",
+        median(&earliest) / median(&of(&|turn| turn.best.first))
+    );
+    let best_ready = of(&|turn| turn.best.ready);
+    println!(
+        "  gate shut to open / best until ready {:.2}",
+        median(&of(&|turn| turn.report.stall_ms as f64)) / median(&best_ready)
+    );
     let (open, ready) = (of(&|turn| turn.report.stall_ms as f64), of(&|turn| turn.bare.ready));
     println!("  gate shut to open / bare until ready {:.2}", median(&open) / median(&ready));
 }

@@ -1,7 +1,8 @@
 //! MariaDB and MySQL: a table like pgbench's largest, mysql_async.
 
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -21,6 +22,8 @@ const TABLE: &str =
 pub(crate) struct MySql {
     /// See [`Subject::lead`].
     pub(crate) lead: Option<Duration>,
+    /// Whether its stop waits for a thread that sleeps a second at a time.
+    pub(crate) ticks: bool,
 }
 
 #[async_trait]
@@ -49,6 +52,24 @@ impl Subject for MySql {
 
     fn lead(&self) -> Option<Duration> {
         self.lead
+    }
+
+    fn await_moment(&self, pid: u32) {
+        if !self.ticks {
+            return;
+        }
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("threads").flatten();
+        let is_master = |task: &PathBuf| {
+            std::fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim() == "ib_src_main")
+        };
+        let master = tasks.map(|task| task.path()).find(is_master).expect("InnoDB's master thread");
+        let ran = || std::fs::read_to_string(master.join("schedstat")).expect("a thread");
+        let asleep = ran();
+        while ran() == asleep {
+            thread::sleep(Duration::from_millis(1));
+        }
+        // A second later it looks again; 20 ms are for the signal.
+        thread::sleep(Duration::from_millis(980));
     }
 
     fn greet(&self, socket: &Path) -> UnixStream {

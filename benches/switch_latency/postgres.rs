@@ -36,6 +36,8 @@ impl Subject for Postgres {
         None
     }
 
+    fn await_moment(&self, _pid: u32) {}
+
     fn greet(&self, socket: &Path) -> UnixStream {
         let mut stream = UnixStream::connect(socket).expect("a connection");
         stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");

@@ -30,6 +30,9 @@ pub(crate) trait Subject: Send + Sync {
     /// How long before the signal the bare server's clients go; `None`: at the signal.
     fn lead(&self) -> Option<Duration>;
 
+    /// The moment at which a signal stops the server `pid` fastest: waits for it, if there is one.
+    fn await_moment(&self, pid: u32);
+
     /// Logs in to the bare server without a password, and has `select 1` answered.
     fn greet(&self, socket: &Path) -> UnixStream;
 
@@ -51,8 +54,8 @@ pub(crate) trait Session: Send {
 pub(crate) fn of(product: Product) -> Box<dyn Subject> {
     match product {
         Product::Postgres => Box::new(Postgres),
-        Product::MariaDb => Box::new(MySql { lead: None }),
+        Product::MariaDb => Box::new(MySql { lead: None, ticks: false }),
         // It sleeps two seconds in its stop if anybody is still connected.
-        Product::MySql9 => Box::new(MySql { lead: Some(Duration::from_millis(100)) }),
+        Product::MySql9 => Box::new(MySql { lead: Some(Duration::from_millis(100)), ticks: true }),
     }
 }

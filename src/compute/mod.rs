@@ -4,10 +4,10 @@
 //! sessions and no policy. The capacity change in `scaling/` calls it in this order:
 //!
 //! ```text
-//! recover ──► launch ──► [prepare ──► hand_over]* ──► stop
+//! recover ──► launch ──► [prepare ──► advance* ──► stop_moment? ──► hand_over]* ──► stop
 //! ```
 //!
-//! Invariant: **exactly one writer**. A provider starts a process on a volume only after it has seen every earlier one
+//! Invariant: **exactly one writer**. A provider lets a process into a volume only after it has seen every earlier one
 //! exit, also after a crash of the router (`recover`).
 
 use std::path::PathBuf;
@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 pub mod process;
 
@@ -114,6 +115,16 @@ pub trait ComputeProvider: Send + Sync {
     /// Whatever can be done for a coming `hand_over` while clients still run (files, cgroups). Changes nothing that
     /// the running instance would notice, so it can be called and never followed by `hand_over`.
     async fn prepare(&self, to: &Resources) -> Result<(), ComputeError>;
+
+    /// A hold will be tried soon: does of the start with the resources `to` whatever can be done beside the running
+    /// instance, also after `dismiss`. Says nothing of how it went, because `hand_over` does what is left. Dropping it
+    /// undoes it.
+    async fn advance(&self, _to: &Resources) {}
+
+    /// When `hand_over` should begin so that it is quickest, if that depends. To find out may take a good second.
+    async fn stop_moment(&self) -> Option<Instant> {
+        None
+    }
 
     /// The hand-over that was prepared will not come: what is held ready for it can go.
     fn dismiss(&self) {}

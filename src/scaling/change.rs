@@ -26,8 +26,8 @@ use crate::telemetry::{CapacityOutcome, HoldOutcome};
 
 mod ahead;
 
-/// Dirty data is flushed again if a hold comes later than this.
-const FLUSHED: Duration = Duration::from_secs(5);
+use ahead::Ready;
+
 /// How long a question to the server itself may take while clients run.
 const ASKED: Duration = Duration::from_secs(2);
 /// How long sessions may take to come to rest when they are forced.
@@ -237,7 +237,7 @@ impl Driver {
     ) -> Found {
         let deadline = Duration::from_secs(change.seconds_before_timeout.into());
         let mut search = Search::new(self.config.stall_budget, deadline);
-        let mut flushed: Option<Instant> = None;
+        let mut ready = Ready::default();
         let mut surveyed = started;
         let mut looked: Option<Instant> = None;
         loop {
@@ -251,9 +251,8 @@ impl Driver {
             match search.next(started.elapsed(), self.view()) {
                 Next::Hold if self.server_stands(&mut looked).await => {}
                 Next::Hold => {
-                    if flushed.is_none_or(|at| at.elapsed() > FLUSHED) {
-                        self.make_ready(started + deadline).await;
-                        flushed = Some(Instant::now());
+                    let to = self.resources(change.to);
+                    if !self.is_ready(&mut ready, &to, started + deadline).await {
                         // Time has passed: is it still worth it?
                         continue;
                     }
@@ -264,10 +263,7 @@ impl Driver {
                     *obstacles = self.board.obstacles();
                 }
                 Next::Wait(pause) => {
-                    if flushed.take_if(|at| at.elapsed() > FLUSHED).is_some() {
-                        // It may be long until the next try.
-                        self.unflush().await;
-                    }
+                    self.relax(&mut ready).await;
                     self.board.enter(ClusterState::Seeking);
                     // Sessions that were asked tell nobody; those that change do.
                     let _changed = timeout(pause, progress).await;

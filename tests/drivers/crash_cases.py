@@ -155,14 +155,15 @@ def test_the_router_killed_at_any_moment(shared):
         scaling = threading.Thread(target=subprocess.run, args=(command,), kwargs={"capture_output": True, "timeout": 60})
         scaling.start()
         if number % 2:
-            # The point of no return is passed.
-            wait_until(lambda: engine.main_processes() != before, "the hand-over")
+            # The point of no return is passed. (The next server is there before, and waits.)
+            wait_until(lambda: before[0] not in engine.main_processes(), "the hand-over")
             time.sleep(chance.uniform(0.0, 0.05))
         else:
             time.sleep(chance.uniform(0.02, 0.3))
         server.kill()
+        # One that waited for its turn does not outlive the router.
+        wait_until(lambda: len(engine.main_processes()) <= 1, "one database at most")
         now = engine.main_processes()
-        assert len(now) <= 1
         moments.append("between" if not now else "before" if now == before else "after")
         scaling.join()
         server.start()
@@ -197,6 +198,44 @@ def test_the_database_killed_at_any_moment_of_a_change(shared):
     counts = f"{len(ledger.acknowledged)} acknowledged, {len(ledger.doubtful)} doubtful, {ledger.failures} told"
     print(f"{counts}; {outcomes}")
     engine.one_writer()
+    ledger.check()
+    engine.clean_log()
+
+
+def next_server(engine, old):
+    """The server that waits for the end of the old one, as soon as it is there."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        for pid in engine.main_processes():
+            if pid not in old:
+                return pid
+    raise AssertionError("no server was started ahead")
+
+
+def test_whoever_is_killed_while_the_next_server_waits(shared):
+    engine, server = shared, shared.server
+    ledger = Ledger(engine)
+    ledger.start()
+    for victim in ("next", "old", "router", "both servers"):
+        ledger.goes_on()
+        old = engine.main_processes()
+        change = scale_in_background(server, engine.other_capacity())
+        waits = next_server(engine, old)
+        killed = {"next": [waits], "old": old, "router": [], "both servers": [*old, waits]}[victim]
+        for pid in killed:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if victim == "router":
+            server.kill()
+            # It never works on the volume: it goes with the router, whatever becomes of the old one.
+            wait_until(lambda: waits not in engine.main_processes(), "the end of the one that waited")
+            server.start()
+        else:
+            assert change.result(60)["outcome"] in ("scaled", "failed")
+        # Its death may not have been noticed yet.
+        wait_until(lambda: engine.main_processes() == [server.status()["backend_pid"]], "one database, and no other")
+    ledger.goes_on()
+    ledger.stop()
     ledger.check()
     engine.clean_log()
 

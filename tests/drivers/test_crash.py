@@ -6,6 +6,7 @@ import signal
 
 import psycopg
 import pytest
+from conftest import Server, running
 from crash_cases import *
 from crash_cases import sessions_outlive, settle, share, until_another
 from crash_engines import Postgres
@@ -129,3 +130,18 @@ def test_a_session_that_hangs_in_a_hold_costs_the_change(shared):
     rich.check()
     shared.one_writer()
     shared.clean_log()
+
+
+def test_a_server_that_cannot_be_held_up_is_started_in_its_turn(tmp_path, monkeypatch):
+    """Without CAP_SYS_ADMIN."""
+    program = tmp_path / "scalepoint"
+    drop = "setpriv --bounding-set -sys_admin --inh-caps -sys_admin"
+    program.write_text(f'#!/bin/sh\nexec {drop} "{os.environ["SCALEPOINT_BIN"]}" "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("SCALEPOINT_BIN", str(program))
+    with running(Server("15")) as server:
+        assert "the next server is not started ahead" in server.log()
+        with server.connect() as session:
+            session.execute("SET work_mem = '5MB'")
+            server.swap()
+            assert session.execute("SHOW work_mem").fetchone() == ("5MB",)

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -101,6 +102,9 @@ impl ProcessProvider {
             claim: OnceCell::new(),
             running: Mutex::new(None),
             prepared: Mutex::new(None),
+            serving: Mutex::new(None),
+            unfit: AtomicBool::new(false),
+            moment: Mutex::new(None),
             turn: Semaphore::new(1),
             remarks: Mutex::default(),
             start_deadline: config.start_deadline,

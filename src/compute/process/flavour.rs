@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use nix::sys::signal::Signal;
+use tokio::time::Instant;
 
+use super::barrier::Threshold;
 use super::os_user::OsUser;
 use crate::compute::{ComputeError, Resources};
 
@@ -73,6 +75,15 @@ pub(super) trait Flavour: Send + Sync {
 
     /// Whether the server says, in its own files, that process `pid` is ready for connections.
     fn looks_ready(&self, site: &Site, pid: u32) -> bool;
+
+    /// Where a server that is started ahead waits for the end of the one before it. `None`: it cannot be held up.
+    fn threshold(&self, site: &Site) -> Option<Threshold>;
+
+    /// When a stop of the server `pid` should be signalled to be quick; looking for that may take a good second. `None`: it
+    /// makes no difference, or cannot be told.
+    async fn stop_moment(&self, _pid: u32) -> Option<Instant> {
+        None
+    }
 
     /// Whether a program of this name is such a server.
     fn is_server(&self, program: &str) -> bool;

@@ -10,6 +10,8 @@
 //! while the old server still runs. The waiting process has closed everything but its own pipe and log, so it holds no
 //! client's socket, and it touches nothing on the volume.
 //!
+//! A server may also be let go ahead of its turn, up to a `barrier`.
+//!
 //! `PR_SET_PDEATHSIG` is not used on purpose. It fires when the *thread* that forked ends, and here that is a worker
 //! of the runtime, which may end while the router lives: the database would be killed under its clients. A server
 //! that outlives its router is found by `orphan` instead.
@@ -17,7 +19,7 @@
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -33,8 +35,12 @@ use super::spawn::Program;
 
 /// Exit status 0, in the words of [`Process::exited`].
 const CLEAN_EXIT: &str = "exit status: 0";
-/// The waiting process' end of the pipe; 0 to 2 are taken, everything above is closed.
+/// The waiting process' end of the pipe; 0 to 2 are taken, everything above is closed ...
 const GATE: RawFd = 3;
+/// ... but the anchor of its barrier, which the server keeps.
+const ANCHOR: RawFd = 4;
+/// Above the places of those two.
+const ASIDE: RawFd = 16;
 /// What a shell answers when a program cannot be run.
 const CANNOT_RUN: i32 = 127;
 
@@ -117,8 +123,14 @@ pub(super) struct Waiting {
 
 impl Waiting {
     /// Forks. The child moves into its cgroups through `entrances` (open `cgroup.procs` files), so that not one page
-    /// of the server is charged elsewhere. The server's output goes to `log`. Must be called inside a runtime.
-    pub(super) fn fork(program: &Program, entrances: &[File], log: &File) -> io::Result<Self> {
+    /// of the server is charged elsewhere. The server's output goes to `log`, and it inherits the `anchor`. Must be called
+    /// inside a runtime.
+    pub(super) fn fork(
+        program: &Program,
+        entrances: &[File],
+        log: &File,
+        anchor: Option<BorrowedFd<'_>>,
+    ) -> io::Result<Self> {
         let image = Image::new(program)?;
         let null = OwnedFd::from(File::open("/dev/null")?);
         let (gate, opener) = io::pipe()?;
@@ -130,6 +142,7 @@ impl Waiting {
             log: log.as_raw_fd(),
             gate: gate.as_raw_fd(),
             opener: opener.as_raw_fd(),
+            anchor: anchor.map(|anchor| anchor.as_raw_fd()),
         };
         // SAFETY: the child only runs `Birth::child`, which makes system calls and allocates nothing.
         match unsafe { libc::fork() } {
@@ -196,6 +209,7 @@ struct Birth<'a> {
     log: RawFd,
     gate: RawFd,
     opener: RawFd,
+    anchor: Option<RawFd>,
 }
 
 impl Birth<'_> {
@@ -213,12 +227,12 @@ impl Birth<'_> {
             let placed =
                 libc::dup2(self.null, 0) == 0 && libc::dup2(self.log, 1) == 1 && libc::dup2(self.log, 2) == 2;
             libc::close(self.opener);
-            if !placed || libc::dup2(self.gate, GATE) != GATE || libc::chdir(self.image.folder.as_ptr()) != 0
-            {
+            let first_closed = self.place_own();
+            if !placed || first_closed == 0 || libc::chdir(self.image.folder.as_ptr()) != 0 {
                 give_up(b"the server's process could not be set up\n");
             }
             // A kernel without it closes all at the exec: everything of ours has O_CLOEXEC.
-            libc::syscall(libc::SYS_close_range, GATE + 1, libc::c_uint::MAX, 0);
+            libc::syscall(libc::SYS_close_range, first_closed, libc::c_uint::MAX, 0);
             if self.user.is_some_and(|user| user.become_now().is_err()) {
                 give_up(b"the server's user could not be assumed\n");
             }
@@ -230,6 +244,24 @@ impl Birth<'_> {
                 self.image.variables.as_ptr(),
             );
             give_up(b"FATAL:  the server's program cannot be executed\n")
+        }
+    }
+
+    /// Puts the pipe and the anchor into their places; says what is the first descriptor that goes, or 0 when that failed.
+    unsafe fn place_own(&self) -> RawFd {
+        // SAFETY: as in `child`.
+        unsafe {
+            // Each may be where the other one has to go.
+            let gate = libc::fcntl(self.gate, libc::F_DUPFD, ASIDE);
+            let anchor = self.anchor.map(|anchor| libc::fcntl(anchor, libc::F_DUPFD, ASIDE));
+            if libc::dup2(gate, GATE) != GATE {
+                return 0;
+            }
+            match anchor {
+                None => GATE + 1,
+                Some(anchor) if libc::dup2(anchor, ANCHOR) == ANCHOR => ANCHOR + 1,
+                Some(_) => 0,
+            }
         }
     }
 
@@ -271,7 +303,7 @@ mod tests {
 
     fn waiting(file: &str, arguments: &[&str], log: &File) -> Waiting {
         let program = Program::new(Path::new(file), arguments.iter().map(Into::into).collect(), None);
-        Waiting::fork(&program, &[], log).unwrap()
+        Waiting::fork(&program, &[], log, None).unwrap()
     }
 
     #[tokio::test]

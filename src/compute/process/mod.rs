@@ -10,7 +10,8 @@
 //!
 //! The swap is a stop and a start, so both are as short as the server allows: a signal instead of a tool that polls,
 //! the exit seen through a pidfd, readiness told by the server, limits lifted meanwhile, and everything that needs no
-//! free volume done before the stop: the new process exists already, in its cgroup, and only waits to exec (`fork`). What
+//! free volume done before the stop: the new process exists already, in its cgroup (`fork`), and as a rule it is a server
+//! already, held up where it would enter the volume (`ahead`, `barrier`). What
 //! needs no order is done at the same time: the old server's memory is freed while the new one starts (`shared_memory`).
 //! A checkpoint just before `hand_over` (in SQL, so not from here) halves the stop.
 //!
@@ -19,6 +20,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -35,6 +37,12 @@ use self::start::Staged;
 use self::volume::Claim;
 use super::{ComputeError, ComputeProvider, HandOver, HandOverTimes, Instance, Resources};
 
+mod ahead;
+#[expect(
+    unsafe_code,
+    reason = "signals for a socket, and descriptors that come through one, have no safe wrapper; each block says why it is sound"
+)]
+mod barrier;
 mod cgroup;
 mod config;
 mod flavour;
@@ -90,6 +98,12 @@ pub struct ProcessProvider {
     running: Mutex<Option<Process>>,
     /// The next server's process, which waits for the old one's end.
     prepared: Mutex<Option<(Resources, Staged)>>,
+    /// What the running server was started with.
+    serving: Mutex<Option<Resources>>,
+    /// Servers cannot be held up here, so none is sent ahead.
+    unfit: AtomicBool,
+    /// When the stop of the running server is best signalled.
+    moment: Mutex<Option<tokio::time::Instant>>,
     /// One operation at a time: two starts at once would be two writers.
     turn: Semaphore,
     remarks: Mutex<BTreeSet<String>>,
@@ -133,6 +147,15 @@ impl ProcessProvider {
 
     /// Stops whatever runs. After `Ok` nothing does.
     async fn halt(&self, grace: Duration) -> Result<(), ComputeError> {
+        if !self.end_running(grace).await? {
+            self.clear(grace).await?;
+            *self.running() = None;
+        }
+        Ok(())
+    }
+
+    /// Ends the server that we know of. `false`: something else may be left of it.
+    async fn end_running(&self, grace: Duration) -> Result<bool, ComputeError> {
         let process = self.running().clone();
         let mut clean = false;
         if let Some(process) = &process {
@@ -144,11 +167,10 @@ impl ProcessProvider {
             // look at every process of the machine while clients wait.
             clean = process.ended_cleanly() && !self.site.volume.join(self.flavour.lock_file()).exists();
         }
-        if !clean {
-            self.clear(grace).await?;
+        if clean {
+            *self.running() = None;
         }
-        *self.running() = None;
-        Ok(())
+        Ok(clean)
     }
 
     /// Starts on a volume that is free.
@@ -163,6 +185,7 @@ impl ProcessProvider {
             }
         };
         *self.running() = Some(process.clone());
+        *self.serving.lock().unwrap_or_else(PoisonError::into_inner) = Some(resources.clone());
         self.limit(resources);
         Ok(Instance {
             socket: self.site.run_dir.join(self.flavour.socket_name()),
@@ -171,22 +194,6 @@ impl ProcessProvider {
             resources: resources.clone(),
             exited: process.exited,
         })
-    }
-
-    fn stage(&self, resources: &Resources) -> Result<Staged, ComputeError> {
-        Staged::new(&self.site, self.flavour.as_ref(), resources, &self.cgroup.entrances())
-    }
-
-    fn prepared(&self) -> MutexGuard<'_, Option<(Resources, Staged)>> {
-        self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What was prepared for this capacity, or else a start from scratch.
-    fn take_prepared(&self, to: &Resources) -> Result<Staged, ComputeError> {
-        match self.prepared().take() {
-            Some((resources, staged)) if resources == *to && staged.is_alive() => Ok(staged),
-            _ => self.stage(to),
-        }
     }
 
     /// Sets the limits of a capacity, in the background.
@@ -231,6 +238,7 @@ impl ComputeProvider for ProcessProvider {
         volume::settle_owner(site)?;
         volume::check_reach(site, &site.volume).await?;
         self.flavour.accept_volume(site, version).await?;
+        self.try_barrier();
         *self.password.lock().unwrap_or_else(PoisonError::into_inner) = None;
         Ok(())
     }
@@ -265,8 +273,24 @@ impl ComputeProvider for ProcessProvider {
         Ok(())
     }
 
+    async fn advance(&self, to: &Resources) {
+        let Ok(_turn) = self.take_turn() else { return };
+        if let Err(error) = self.send_ahead(to).await {
+            // The hand-over tries again from scratch, and says why if it fails.
+            tracing::warn!(%error, "the next server is not ready");
+        }
+    }
+
+    async fn stop_moment(&self) -> Option<tokio::time::Instant> {
+        let running = self.alive()?;
+        let moment = self.flavour.stop_moment(running.pid).await;
+        *self.moment() = moment;
+        moment
+    }
+
     fn dismiss(&self) {
         *self.prepared() = None;
+        *self.moment() = None;
     }
 
     async fn hand_over(
@@ -285,11 +309,19 @@ impl ComputeProvider for ProcessProvider {
                 return Ok((HandOver::Kept(old.clone(), error), HandOverTimes::default()));
             }
         };
+        self.await_moment().await;
         let stopping = Instant::now();
         let memory = SharedMemory::of(old.pid, || old.exited.borrow().is_none());
-        let halted = self.halt(self.stop_deadline).await;
+        let ended = self.end_running(self.stop_deadline).await;
         self.cgroup.wait_for(memory.free());
-        halted?;
+        let staged = if ended? {
+            staged
+        } else {
+            // Whoever clears up would take the next one for a leftover.
+            staged.dismiss().await;
+            self.halt(self.stop_deadline).await?;
+            self.stage(to)?
+        };
         let starting = Instant::now();
         let outcome = match self.start(staged, to).await {
             Ok(instance) => HandOver::Moved(instance),

@@ -13,8 +13,10 @@ use async_trait::async_trait;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::Signal;
 use sha2::{Digest, Sha256};
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
+use super::barrier::Threshold;
 use super::flavour::{Flavour, Site};
 use super::secret_file;
 use crate::compute::{ComputeError, Resources};
@@ -24,9 +26,11 @@ use programs::{Product, Programs, series};
 use settings::Parameters;
 
 mod accounts;
+mod charsets;
 mod making;
 pub mod programs;
 mod settings;
+mod tick;
 
 const SOCKET: &str = "mysql.sock";
 const LOCK_FILE: &str = "mysqld.pid";
@@ -99,6 +103,12 @@ impl MySql {
             .map_err(|source| ComputeError::Io { what: format!("writing {}", path.display()), source })
     }
 
+    /// The index of the character sets that only this cluster's server reads: it waits there if it is started ahead.
+    fn own_charsets(&self, site: &Site) -> Option<PathBuf> {
+        let index = charsets::index(site);
+        (!self.parameters.has("character_sets_dir") && index.exists()).then_some(index)
+    }
+
     fn check_product(&self, site: &Site) -> Result<(), ComputeError> {
         let server = self.programs.product;
         let reason = match Product::of_volume(&site.volume) {
@@ -161,6 +171,9 @@ impl Flavour for MySql {
     async fn accept_volume(&self, site: &Site, _version: &str) -> Result<(), ComputeError> {
         self.check_product(site)?;
         make_folders(site)?;
+        if let Err(error) = charsets::make(site, self.programs.share.as_deref()) {
+            tracing::warn!(cluster = site.cluster, %error, "no copy of the character sets");
+        }
         let noted = fs::read_to_string(site.volume.join(NOTE)).unwrap_or_default();
         if noted == self.note() {
             return Ok(());
@@ -180,6 +193,9 @@ impl Flavour for MySql {
         let mut options = self.programs.options();
         let settings = self.parameters.settings(self.programs.product, site, resources, self.most_files);
         options.extend(settings.into_iter().map(OsString::from));
+        if let Some(folder) = self.own_charsets(site).as_deref().and_then(Path::parent) {
+            options.push(programs::option("--character-sets-dir=", folder));
+        }
         (self.programs.server.clone(), options)
     }
 
@@ -216,6 +232,26 @@ impl Flavour for MySql {
         self.main_pid(&site.volume) == Some(pid)
             && site.run_dir.join(SOCKET).exists()
             && log_tail(site).is_ok_and(|log| says_ready(&log, pid))
+    }
+
+    fn threshold(&self, site: &Site) -> Option<Threshold> {
+        let manifests = [self.programs.server.with_extension("my"), site.volume.join("mysqld.my")];
+        // Components that these name (a keyring is one) begin their work before.
+        if manifests.iter().any(|file| file.exists()) {
+            return None;
+        }
+        let file = self.own_charsets(site)?;
+        let read = vec![site.volume.join("mysqld-auto.cnf")];
+        // So it learns whether the file system tells capital letters from small ones.
+        Some(Threshold { file, read, trial: Some(".lower-test") })
+    }
+
+    async fn stop_moment(&self, pid: u32) -> Option<Instant> {
+        match self.programs.product {
+            Product::MySql => tick::stop_moment(pid).await,
+            // MariaDB's thread is woken; MySQL 5.6 names none.
+            Product::MariaDb | Product::MySql56 => None,
+        }
     }
 
     fn is_server(&self, program: &str) -> bool {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use nix::sys::signal::Signal;
 
+use super::barrier::Threshold;
 use super::flavour::{Flavour, Site};
 use super::os_user::OsUser;
 use super::secret_file::{self, SecretFile};
@@ -28,6 +29,9 @@ const LOCK_FILE: &str = "postmaster.pid";
 /// The line of `postmaster.pid` (from 0) with the server's state, since PostgreSQL 10 (miscadmin.h).
 const STATUS_LINE: usize = 7;
 const HBA: &str = "local all all trust\nlocal replication all reject\n";
+
+/// What it reads before it opens anything else in the volume.
+const CONFIGURATION: [&str; 2] = ["postgresql.conf", "postgresql.auto.conf"];
 
 /// Whom PostgreSQL runs as when we are root.
 pub const OS_USERS: [&str; 2] = ["postgres", "nobody"];
@@ -183,6 +187,15 @@ impl Flavour for Postgres {
         is_its && lines.nth(STATUS_LINE - 1).is_some_and(|line| line.trim() == "ready")
     }
 
+    fn threshold(&self, site: &Site) -> Option<Threshold> {
+        // It opens this after its settings and before `postmaster.pid`, which would turn it away.
+        let file = site.volume.join("PG_VERSION");
+        let read = CONFIGURATION.map(|name| site.volume.join(name)).to_vec();
+        // Files that these include would have to be looked at as well.
+        let includes = read.iter().any(|file| fs::read(file).map_or(true, |text| includes_others(&text)));
+        (!includes).then_some(Threshold { file, read, trial: None })
+    }
+
     fn is_server(&self, program: &str) -> bool {
         program == "postgres" || program == "postmaster"
     }
@@ -198,6 +211,15 @@ impl Flavour for Postgres {
     fn needed_bytes(&self, resources: &Resources) -> Option<u64> {
         self.parameters.needed_bytes(resources)
     }
+}
+
+/// Whether a configuration file has a line that begins with `include`, `include_dir` or `include_if_exists`.
+fn includes_others(text: &[u8]) -> bool {
+    let is_include = |line: &[u8]| {
+        let line = line.trim_ascii_start();
+        line.get(..7).is_some_and(|word| word.eq_ignore_ascii_case(b"include"))
+    };
+    text.split(|&byte| byte == b'\n' || byte == b'\r').any(is_include)
 }
 
 /// Checks the operator's parameters; see [`Parameters::new`].

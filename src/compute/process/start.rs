@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
+use super::barrier::{Barrier, Look, Stand, Threshold};
 use super::flavour::{Flavour, Site};
 use super::fork::{Process, Waiting};
 use super::log_file::ServerLog;
@@ -18,13 +20,39 @@ use crate::compute::{ComputeError, Resources};
 /// Names of notification sockets never repeat: the old server may still report while the next one's is made.
 static STARTS: AtomicU64 = AtomicU64::new(0);
 
+/// How long a server that is started ahead may take to its threshold; then it is let go when its turn comes, wherever it is.
+const AHEAD: Duration = Duration::from_secs(5);
+
 /// A start that only needs the volume to be free: its process exists and waits. Dropped, it goes away.
 #[derive(Debug)]
 pub(super) struct Staged {
-    waiting: Waiting,
+    stage: Stage,
     log: ServerLog,
     notified: watch::Receiver<bool>,
 }
+
+/// How far it is.
+#[derive(Debug)]
+enum Stage {
+    /// No server yet. The barrier is there for when it is sent ahead.
+    Forked(Waiting, Option<Barrier>),
+    /// A server, held up before it touches the volume.
+    Ahead(Ahead),
+}
+
+/// See [`Stage::Ahead`]. The barrier ends its process when it is dropped.
+#[derive(Debug)]
+struct Ahead {
+    process: Process,
+    barrier: Barrier,
+    threshold: Threshold,
+    /// What it has read of the volume looked like before.
+    read: Vec<Option<Look>>,
+}
+
+/// Servers cannot be held up here.
+#[derive(Debug)]
+pub(super) struct Unfit;
 
 impl Staged {
     /// Prepares the start, down to the process. Nothing here is noticed by a running server. `entrances`: where the
@@ -46,15 +74,72 @@ impl Staged {
         environment.push(("NOTIFY_SOCKET".to_owned(), notify.path().as_os_str().to_owned()));
         let (folder, user) = (site.volume.clone(), site.user.clone());
         let program = Program { file, arguments, environment, folder, user, input: None };
-        let waiting =
-            Waiting::fork(&program, entrances, &log.file).map_err(failed("making the server's process"))?;
+        let barrier = Barrier::raise().ok();
+        let waiting = Waiting::fork(&program, entrances, &log.file, barrier.as_ref().map(Barrier::anchor))
+            .map_err(failed("making the server's process"))?;
         let notified = notify.listen(waiting.process());
-        Ok(Self { waiting, log, notified })
+        Ok(Self { stage: Stage::Forked(waiting, barrier), log, notified })
     }
 
-    /// Whether its process still waits.
-    pub(super) fn is_alive(&self) -> bool {
-        self.waiting.process().ending().is_none()
+    fn process(&self) -> Process {
+        match &self.stage {
+            Stage::Forked(waiting, _) => waiting.process(),
+            Stage::Ahead(ahead) => ahead.process.clone(),
+        }
+    }
+
+    /// Whether its process still waits, and what it has read is still so.
+    pub(super) fn is_fresh(&self) -> bool {
+        let is_so = match &self.stage {
+            Stage::Forked(..) => true,
+            Stage::Ahead(ahead) => ahead.threshold.look() == ahead.read,
+        };
+        is_so && self.process().ending().is_none()
+    }
+
+    /// Whether it is a server already, which is held up.
+    pub(super) fn is_ahead(&self) -> bool {
+        matches!(self.stage, Stage::Ahead(_))
+    }
+
+    /// Sends it ahead, while another server has the volume, and waits until it is held up. `Ok(None)`: it is gone. `Err`:
+    /// the same, and no other one is to be sent. Dropping the future ends it.
+    pub(super) async fn advance(self, site: &Site, threshold: Threshold) -> Result<Option<Self>, Unfit> {
+        let Self { stage, mut log, notified } = self;
+        let (waiting, mut barrier) = match stage {
+            Stage::Forked(waiting, Some(barrier)) => (waiting, barrier),
+            stage => return Ok(Some(Self { stage, log, notified })),
+        };
+        if let Err(error) = barrier.arm(&waiting.process(), &site.volume, &threshold) {
+            tracing::warn!(cluster = site.cluster, %error, "the next server cannot be started ahead");
+            return Err(Unfit);
+        }
+        let read = threshold.look();
+        log.begin();
+        let ahead = Ahead { process: waiting.release(), barrier, threshold, read };
+        let reached = timeout(AHEAD, ahead.barrier.reached()).await.unwrap_or(Stand::Coming);
+        tracing::debug!(
+            cluster = site.cluster,
+            pid = ahead.process.pid,
+            ?reached,
+            "the next server is there"
+        );
+        if reached == Stand::Strayed {
+            return Err(Unfit);
+        }
+        if let Some(how) = ahead.process.ending() {
+            let words = log.last_words(|_| false);
+            tracing::warn!(cluster = site.cluster, how, words, "a server that was started ahead ended");
+            return Ok(None);
+        }
+        Ok(Some(Self { stage: Stage::Ahead(ahead), log, notified }))
+    }
+
+    /// Ends it, and waits for that.
+    pub(super) async fn dismiss(self) {
+        let process = self.process();
+        drop(self);
+        let _ = timeout(AHEAD, process.ended()).await;
     }
 
     /// Starts the server and waits until it is ready. On `Err` its main process is gone (children may still be
@@ -65,8 +150,15 @@ impl Staged {
         flavour: &dyn Flavour,
         deadline: Duration,
     ) -> Result<Process, ComputeError> {
+        let failed = |source| ComputeError::Io { what: "letting the next server go on".to_owned(), source };
         self.log.begin();
-        let process = self.waiting.release();
+        let process = match self.stage {
+            Stage::Forked(waiting, _) => waiting.release(),
+            Stage::Ahead(ahead) => {
+                ahead.barrier.open().map_err(failed)?;
+                ahead.process
+            }
+        };
         let notified = self.notified;
         let mut unfinished = Unfinished(Some(process.clone()));
         let looks_ready = || flavour.looks_ready(site, process.pid);

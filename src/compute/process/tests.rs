@@ -189,6 +189,8 @@ macro_rules! for_every_kind {
     };
 }
 
+mod ahead;
+
 for_every_kind!(
     a_cluster_is_made_moved_and_stopped,
     a_killed_server_loses_nothing,

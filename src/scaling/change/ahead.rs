@@ -2,26 +2,83 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::ASKED;
+use crate::compute::Resources;
 use crate::scaling::driver::Driver;
 
+/// Dirty data is flushed again if a hold comes later than this.
+const FLUSHED: Duration = Duration::from_secs(5);
 /// How long a flush may take; then the stop takes over what is left.
 const FLUSH: Duration = Duration::from_secs(120);
+/// How long the next server may take to be as far as it gets beside the running one.
+const ADVANCE: Duration = Duration::from_secs(10);
+/// How long the best moment of a stop may be looked for.
+const MOMENT: Duration = Duration::from_secs(2);
+/// What a hold takes until the database is stopped: it begins so long before that moment.
+const HOLD: Duration = Duration::from_millis(40);
 /// What a survey is given before the first hold.
 const SURVEY: Duration = Duration::from_millis(30);
 
+/// How far a hold is prepared.
+#[derive(Debug, Default)]
+pub(super) struct Ready {
+    flushed: Option<Instant>,
+    /// The moment for it is now.
+    timed: bool,
+}
+
 impl Driver {
-    /// All of it, before a hold.
-    pub(super) async fn make_ready(&self, deadline: Instant) {
-        let answers = self.flush(deadline).await;
+    /// Does the next of what comes before a hold. `false`: that took time, and there may be more to do.
+    pub(super) async fn is_ready(&self, ready: &mut Ready, to: &Resources, deadline: Instant) -> bool {
+        if ready.flushed.is_none_or(|at| at.elapsed() > FLUSHED) {
+            self.make_ready(to, deadline).await;
+            *ready = Ready { flushed: Some(Instant::now()), timed: false };
+            return false;
+        }
+        if !ready.timed {
+            self.await_moment().await;
+            ready.timed = true;
+            return false;
+        }
+        // A moment serves one hold.
+        ready.timed = false;
+        true
+    }
+
+    /// No hold is tried now. If it may be long until the next try, the server and the next one are left in peace.
+    pub(super) async fn relax(&self, ready: &mut Ready) {
+        ready.timed = false;
+        if ready.flushed.take_if(|at| at.elapsed() > FLUSHED).is_some() {
+            self.provider.dismiss();
+            self.unflush().await;
+        }
+    }
+
+    /// All of it that takes long.
+    async fn make_ready(&self, to: &Resources, deadline: Instant) {
+        let (answers, advanced) =
+            tokio::join!(self.flush(deadline), timeout(ADVANCE, self.provider.advance(to)));
+        if advanced.is_err() {
+            tracing::warn!(cluster = self.board.name, "the next server takes long to get ready");
+        }
         self.maintenance.study().await;
         self.survey().await;
         // What clients have written since is written by the stop while they wait: as little as can be. A server that
         // hangs is not asked twice.
         if answers {
             self.flush(deadline).await;
+        }
+    }
+
+    /// Where a stop depends on when it comes, waits until a hold leads to a good moment. What is written meanwhile is
+    /// flushed.
+    async fn await_moment(&self) {
+        let Ok(Some(moment)) = timeout(MOMENT, self.provider.stop_moment()).await else { return };
+        let begin = moment - HOLD;
+        if timeout_at(begin, self.maintenance.flush()).await.is_ok() {
+            sleep_until(begin).await;
         }
     }
 

@@ -72,6 +72,11 @@ impl Parameters {
         Ok(Self(checked))
     }
 
+    /// Whether the operator has set this.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.0.keys().any(|own| bare(own) == name)
+    }
+
     /// The options of a server that serves. `most_files`: how many it may have open.
     pub(super) fn settings(
         &self,
