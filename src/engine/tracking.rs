@@ -48,6 +48,9 @@ pub enum Drift {
     None,
     /// Only statements that cannot change what a session is made of.
     Benign,
+    /// Also some that have changed it, in a way that the wire tells exactly: it is to be asked, and nothing is lost if it
+    /// cannot be.
+    Known,
     /// It must be asked.
     Possible,
 }

@@ -149,7 +149,7 @@ impl<E: Engine> Pump<'_, E> {
         let due = match report {
             Report::Nothing => false,
             Report::Quiet => self.tracker.is_quiet(),
-            Report::Drifted => self.tracker.drift() == Drift::Possible && self.tracker.is_quiet(),
+            Report::Drifted => self.tracker.drift() >= Drift::Known && self.tracker.is_quiet(),
             Report::Answered => self.tracker.is_answered(),
         };
         due && *self.cleared == 0 && !self.client.unflushed && self.client.from.cleared == 0

@@ -48,6 +48,25 @@ def raw(server):
     return Raw(host="127.0.0.1", port=server.port, **login)
 
 
+def test_settings_that_are_only_read_are_no_loss(shared):
+    session = shared.server.connect(autocommit=False)
+    session.execute("SELECT set_config('my.own', 'kept', false)")
+    session.commit()
+    settle(shared.server)
+    for name in ("my.own", "work_mem"):
+        session.execute("SELECT current_setting(%s)", [name])
+    session.execute("SELECT current_setting('my.own')")
+    session.execute("INSERT INTO t VALUES (1, 'lost')")
+    before = shared.server.status()["backend_pid"]
+    shared.kill_database()
+    until_another(shared.server, before)
+    with shared.told("aborted"):
+        session.execute("SELECT 1")
+    session.rollback()
+    assert shared.one(session, "SELECT current_setting('my.own')") == "kept"
+    session.close()
+
+
 def test_a_statement_whose_result_has_changed_says_so_after_a_crash(of_version):
     with of_version.server.connect() as other:
         other.execute("CREATE TABLE IF NOT EXISTS changing (a int)")

@@ -5,6 +5,7 @@
 //! ```text
 //! roles → statements (each where it was prepared) → database → user variables → session variables → fixed time, seeds,
 //!   LAST_INSERT_ID → (looked at, and compared) → FOUND_ROWS, ROW_COUNT → what was said of the next transaction
+//!   → what was told since the look
 //! ```
 //!
 //! One refused variable fails the whole `SET`: then they are set one by one, and what follows is done once more. A variable
@@ -41,6 +42,8 @@ pub struct Restored {
     pub prepares: u64,
     /// The rows of `SHOW WARNINGS` that the router must answer with, until a statement clears them.
     pub warnings: Vec<[Bytes; 3]>,
+    /// What `FOUND_ROWS()` is, if it is too much for the server to be told; likewise.
+    pub found_rows: Option<u64>,
 }
 
 /// What an answer is about.
@@ -89,6 +92,8 @@ pub struct Restore {
     without_role: bool,
     /// Variables that stay as the log in has them.
     inherited: Vec<Bytes>,
+    /// All is as it was captured, and compared; what was told since is on its way.
+    telling: bool,
 }
 
 /// An object, a column or a right is not there any more.
@@ -112,11 +117,16 @@ impl Restore {
                 .multi_statements
                 .unwrap_or(logged_in.capabilities & bit::MULTI_STATEMENTS != 0),
             script: Script::new(logged_in.capabilities),
-            restored: Restored { warnings: state.warnings.clone(), ..Restored::default() },
+            restored: Restored {
+                warnings: state.warnings.clone(),
+                found_rows: state.found_rows.filter(|&rows| rows > save::MOST_FOUND_ROWS),
+                ..Restored::default()
+            },
             saved: None,
             settings: Settings::Together,
             without_role: false,
             inherited: Vec::new(),
+            telling: false,
         }
     }
 
@@ -186,13 +196,19 @@ impl Restore {
 
     /// All is answered: what is left to do. `true`: nothing.
     fn next(&mut self, out: &mut BytesMut) -> Result<bool, DialogueError> {
+        if self.telling {
+            return Ok(true);
+        }
         let Some(saved) = self.saved.take() else {
             return Err(DialogueError::Protocol("malformed save row".into()));
         };
         let role = self.state.role.is_none() && saved.role.is_some() && !self.without_role;
         let settings = self.settings == Settings::Refused;
         if !role && !settings {
-            return self.compare(&saved).map(|()| true);
+            self.compare(&saved)?;
+            self.telling = true;
+            self.put_told(out);
+            return Ok(self.script.is_done());
         }
         if role {
             self.without_role = true;
@@ -241,6 +257,10 @@ impl Dialogue for Restore {
     fn open(&mut self, out: &mut BytesMut) {
         if self.state.captured {
             self.write_all(out);
+        } else {
+            // It is as a log in makes it, but for what the wire tells.
+            self.telling = true;
+            self.put_told(out);
         }
     }
 

@@ -13,6 +13,7 @@ mod functions;
 pub mod identity;
 pub mod kill;
 pub mod special;
+mod told;
 
 /// Findings that do not exclude each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -53,6 +54,8 @@ impl Traits {
     pub const PREPARES_REFUSED: Traits = Traits(1 << 15);
     /// `GET DIAGNOSTICS`
     pub const ASKS_DIAGNOSTICS: Traits = Traits(1 << 16);
+    /// `FOUND_ROWS()`
+    pub const ASKS_FOUND_ROWS: Traits = Traits(1 << 17);
     /// What is certain of a text that was not read.
     pub const ANYTHING: Traits =
         Traits(Self::SUSPECT.0 | Self::COMMITS.0 | Self::BEGINS.0 | Self::WRITES.0 | Self::CALLS.0);
@@ -146,6 +149,9 @@ pub enum Effect {
     GiveUp(Hold),
     /// `FLUSH STATUS`: the server's counters begin anew.
     ForgetCounts,
+    /// This text is all that the statement does to the session: repeated in another one that is the same, it makes the
+    /// same of it.
+    Tells(Bytes),
 }
 
 /// What was read.
@@ -233,7 +239,7 @@ fn statement<'a>(first: Token<'a>, tokens: &mut Tokens<'a>, text: &'a [u8], scan
         Token::Symbol(b'(') => Verb::Rows(Traits::default()),
         _ => Verb::Detailed,
     };
-    let mut expressions = Expressions::default();
+    let mut expressions = Expressions { loads: first.is("load"), ..Expressions::default() };
     match verb {
         Verb::Rows(traits) => {
             scan.traits.add(traits);
@@ -267,6 +273,10 @@ fn statement<'a>(first: Token<'a>, tokens: &mut Tokens<'a>, text: &'a [u8], scan
 struct Expressions<'a> {
     /// The last four tokens, oldest first.
     last: [Option<Token<'a>>; 4],
+    /// Variables of a list behind `INTO` are being read.
+    targets: bool,
+    /// Any variable may be given a value (`LOAD DATA … (@a)`).
+    loads: bool,
 }
 
 impl<'a> Expressions<'a> {
@@ -277,7 +287,11 @@ impl<'a> Expressions<'a> {
             Token::Symbol(b'.') => self.qualify(scan),
             Token::Quoted(name) if identity::is_of_server(name) => scan.traits.add(Traits::SERVER_NUMBERS),
             Token::Variable(name) => {
-                scan.traits.add(Traits::SUSPECT);
+                self.targets = self.targets && self.last[3] == Some(Token::Symbol(b','))
+                    || self.last[3].is_some_and(|token| token.is("into"));
+                if self.targets || self.loads {
+                    scan.traits.add(Traits::SUSPECT);
+                }
                 let name = name.to_ascii_lowercase();
                 // Which quotes stood around it is not known; a name that there is not does no harm.
                 for quote in *b"`'\"" {
@@ -293,6 +307,11 @@ impl<'a> Expressions<'a> {
                 scan.effects.push(Effect::Variable(name.into()));
             }
             Token::System(name) => Self::system(name, scan),
+            Token::Symbol(b'=')
+                if matches!(self.last[2..], [Some(Token::Variable(_)), Some(Token::Symbol(b':'))]) =>
+            {
+                scan.traits.add(Traits::SUSPECT);
+            }
             _ => {}
         }
         self.last = [self.last[1], self.last[2], self.last[3], Some(token)];
@@ -350,7 +369,8 @@ impl<'a> Expressions<'a> {
         }
         match name {
             b"connection_id" => scan.traits.add(Traits::OWN_NUMBER),
-            b"row_count" | b"found_rows" | b"count" => scan.traits.add(Traits::SPECIAL),
+            b"found_rows" => scan.traits.add(Traits::SPECIAL | Traits::ASKS_FOUND_ROWS),
+            b"row_count" | b"count" => scan.traits.add(Traits::SPECIAL),
             b"get_lock" => Self::hold(scan, Effect::Hold(Hold::Named)),
             b"release_lock" | b"release_all_locks" => Self::hold(scan, Effect::GiveUp(Hold::Named)),
             b"nextval" => scan.traits.add(Traits::DRAWS_SEQUENCE | Traits::WRITES),

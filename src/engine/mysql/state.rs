@@ -201,6 +201,9 @@ pub struct Wire {
     pub row_count: i64,
     /// `COM_SET_OPTION` has switched multi-statements on or off.
     pub multi_statements: Option<bool>,
+    /// What was set since the last capture by statements whose texts say all that they did to the session; repeated behind a
+    /// restore.
+    pub told: Vec<Bytes>,
     /// What was said of the transaction that is to come (`SET TRANSACTION …`), or that was begun and has done nothing
     /// (`START TRANSACTION …`): repeated as the last of a restore.
     pub characteristics: Vec<Bytes>,

@@ -54,6 +54,8 @@ pub const INSPECTED: usize = 64 * 1024;
 const MAX_PENDING: usize = 4096;
 /// How many names of a kind one session may contribute.
 const MAX_NAMES: usize = 1024;
+/// How many statements are remembered that told what they did.
+const MAX_TOLD: usize = 16;
 /// How much of a statement operators are shown.
 const SHOWN: usize = 160;
 
@@ -70,6 +72,13 @@ struct Pending {
     /// What it does if it succeeds.
     effects: Vec<Effect>,
     preparing: Option<Box<Preparing>>,
+}
+
+impl Pending {
+    /// What it does to the session stands in its text.
+    fn is_told(&self) -> bool {
+        effects::is_told(self.traits, &self.effects)
+    }
 }
 
 /// What was found out about the transaction.
@@ -89,6 +98,8 @@ struct Echo {
     /// Rows of `SHOW WARNINGS`.
     warnings: Vec<[Bytes; 3]>,
     row_count: i64,
+    /// `FOUND_ROWS()`, where the server has another.
+    found_rows: Option<u64>,
 }
 
 /// See the module.
@@ -130,6 +141,8 @@ pub struct Tracker {
     look_again: bool,
     /// What `SHOW` would say, had the session not been moved or asked.
     echo: Option<Echo>,
+    /// The server's `FOUND_ROWS()` is not what the last statement with rows left.
+    found_rows_lost: bool,
     /// The command at the front was looked at and may pass, with these changes of what follows its first byte.
     passing: Option<Vec<Edit>>,
     /// The number and the state of the error that the last command was answered with.
@@ -192,6 +205,7 @@ impl Tracker {
             drift: Drift::None,
             look_again: false,
             echo: None,
+            found_rows_lost: false,
             passing: None,
             failure: None,
             columns: Vec::new(),
@@ -320,7 +334,9 @@ impl crate::engine::Tracker for Tracker {
 
     fn drift(&self) -> Drift {
         let over = self.look_again && self.standing != Standing::Open;
-        if over || self.standing == Standing::Unsure { Drift::Possible } else { self.drift }
+        // Whether it was done, only its answer says.
+        let on_its_way = self.pending.iter().any(Pending::is_told);
+        if over || on_its_way || self.standing == Standing::Unsure { Drift::Possible } else { self.drift }
     }
 
     fn captured(&mut self) {
@@ -342,7 +358,9 @@ impl crate::engine::Tracker for Tracker {
         // A number that the client has from the other server would now hit somebody else.
         (self.passing, self.sees_server) = (None, false);
         (self.forced, self.told) = (false, false);
-        (self.drift, self.look_again) = (Drift::None, false);
+        // What was told is repeated behind the restore, and still not looked at.
+        let drift = if self.wire.told.is_empty() { Drift::None } else { Drift::Known };
+        (self.drift, self.look_again) = (drift, false);
     }
 
     fn succeeds(&mut self, former: &Self) {

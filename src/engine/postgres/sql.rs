@@ -117,7 +117,7 @@ const OF_ONE_TRANSACTION: usize = 13;
 const SUSPECT_WORDS: [&str; 4] = ["into_temp", "nextval", "setval", "temp"];
 
 /// Words that may stand before a parenthesis without being a call, and calls that have no effect.
-const BENIGN_BEFORE_PARENTHESIS: [&str; 62] = [
+const BENIGN_BEFORE_PARENTHESIS: [&str; 63] = [
     "values",
     "in",
     "exists",
@@ -180,6 +180,8 @@ const BENIGN_BEFORE_PARENTHESIS: [&str; 62] = [
     "varchar",
     "char",
     "pg_sleep",
+    // A name that was not known before is looked at all the same.
+    "current_setting",
 ];
 
 /// Reads a text. `standard_strings`: `standard_conforming_strings` of the session.
@@ -278,7 +280,7 @@ impl<'a> Statement<'a> {
         hints.suspect |= SUSPECT_WORDS.iter().any(|name| is(name));
         hints.suspect |= is("into") && (self.verb_is("select") || self.verb_is("with"));
         hints.suspect |= is("temporary");
-        hints.binds_setting_names |= is("set_config");
+        hints.binds_setting_names |= is("set_config") || is("current_setting");
         self.names_settings |= is("set_config") || is("current_setting");
         hints.sets_parse_context |= UNREPORTED_PARSE_SETTINGS.iter().any(|name| is(name));
         hints.commits |= is("transaction") && self.verb_is("prepare");

@@ -343,6 +343,8 @@ impl Tracker {
         if self.setting_names.contains(&name) {
             return;
         }
+        // A routine may have given it a value.
+        self.open.suspect = true;
         match self.setting_names.len() {
             ..MAX_SETTING_NAMES => self.setting_names.push(name),
             // What is not remembered cannot be asked for, and so not be carried.

@@ -118,7 +118,8 @@ impl Capture {
             self.unlimited = true;
             self.ask(out, &sql, Step::PutBack);
         }
-        self.ask(out, &save::found_rows(saved.found_rows), Step::Last);
+        let found_rows = Some(saved.found_rows).filter(|&rows| rows <= save::MOST_FOUND_ROWS);
+        self.ask(out, &save::found_rows(found_rows.unwrap_or(0)), Step::Last);
         let charset = self.has_foreign_names().then_some("character_set_client");
         let value = |name: &str| saved.variable(name);
         if let Some(sql) = save::put_back(self.product(), value, self.unlimited, charset) {

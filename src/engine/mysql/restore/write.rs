@@ -171,14 +171,22 @@ impl Restore {
         }
     }
 
+    /// What the session has said since it was looked at, and nobody had to ask about.
+    pub(super) fn put_told(&mut self, out: &mut BytesMut) {
+        for sql in self.wire.told.clone() {
+            self.run(out, &sql, Step::Must("what was set last"));
+        }
+    }
+
     fn put_found_rows(&mut self, out: &mut BytesMut) {
         let variables: Vec<(Bytes, Option<Bytes>)> = self.state.variables.clone();
         let of = |name: &str| variables.iter().find(|(known, _)| known == name.as_bytes())?.1.as_ref();
-        let unlimit = save::unlimit(of).filter(|_| self.state.found_rows.is_some_and(|rows| rows > 0));
+        let found_rows = self.state.found_rows.filter(|&rows| rows <= save::MOST_FOUND_ROWS);
+        let unlimit = save::unlimit(of).filter(|_| found_rows.is_some_and(|rows| rows > 0));
         if let Some(sql) = &unlimit {
             self.run(out, sql.as_bytes(), Step::Must("limits"));
         }
-        if let Some(rows) = self.state.found_rows {
+        if let Some(rows) = found_rows {
             self.run(out, save::found_rows(rows).as_bytes(), Step::Must("found rows"));
         }
         if let Some(sql) = save::put_back(self.product, of, unlimit.is_some(), None) {

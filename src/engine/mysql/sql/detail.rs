@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Effect, Field, Hold, Scan, Stop, Traits, lower};
+use super::{Effect, Field, Hold, Scan, Stop, Traits, lower, told};
 use crate::engine::mysql::lexer::{self, Mode, Token};
 
 /// How a statement that changes something in the database ends a transaction: by committing it.
@@ -19,6 +19,7 @@ pub(super) fn detail(tokens: &[Token<'_>], text: &[u8], mode: Mode, scan: &mut S
         b"use" => {
             scan.traits.add(Traits::SUSPECT | Traits::KEEPS);
             scan.effects.extend(rest.first().and_then(Token::name).map(|name| Effect::Use(plain(name))));
+            told::tells(rest.len() == 1, text, scan);
         }
         b"begin" | b"start" => begin(tokens, text, scan),
         b"rollback" => rollback(rest, scan),
@@ -80,9 +81,10 @@ fn set(rest: &[Token<'_>], text: &[u8], scan: &mut Scan) {
             if !has(rest, "select") {
                 scan.traits.add(Traits::KEEPS);
             }
-            for assignment in rest.split(|token| *token == Token::Symbol(b',')) {
-                assign(assignment, text, scan);
-            }
+            let assignments = rest.split(|token| *token == Token::Symbol(b','));
+            let is_told = assignments.clone().all(told::is_told);
+            assignments.for_each(|assignment| assign(assignment, text, scan));
+            told::tells(is_told, text, scan);
         }
         None => {}
     }

@@ -1,7 +1,10 @@
 use super::*;
 
+/// What is told by the whole text has tests of its own (`told`).
 fn of(text: &str) -> Scan {
-    scan(text.as_bytes(), Mode::default())
+    let mut scan = scan(text.as_bytes(), Mode::default());
+    scan.effects.retain(|effect| !matches!(effect, Effect::Tells(_)));
+    scan
 }
 
 fn name(text: &str) -> Bytes {

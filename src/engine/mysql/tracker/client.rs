@@ -200,8 +200,10 @@ impl Tracker {
         let id = statement_id(packet.body(bytes));
         let bulk = kind == command::BULK_EXECUTE;
         let found = self.statements.find(&self.wire, id).filter(|_| !self.means_pending(id));
+        let live = self.statements.get(&self.wire, id);
+        let asks = live.is_some_and(|live| live.scan.traits.has(Traits::ASKS_FOUND_ROWS));
         if self.passing.is_none()
-            && self.statements.get(&self.wire, id).is_some_and(|live| live.gone.is_some())
+            && (live.is_some_and(|live| live.gone.is_some()) || asks && self.misses_found_rows())
         {
             return Err(Rest::Intercept);
         }

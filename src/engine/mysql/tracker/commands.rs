@@ -4,11 +4,12 @@ use bytes::{Bytes, BytesMut};
 
 use super::answer::{self, AUTOCOMMIT, Answer, IN_TRANSACTION, Prepared, Shape, Status};
 use super::client::command;
-use super::effects::obstacle_of;
+use super::effects::{is_told, obstacle_of};
 use super::statements::{LAST, Live, Preparing};
 use super::{MAX_NAMES, MAX_PENDING, Pending, Standing, Tracker};
 use crate::engine::Drift;
 use crate::engine::mysql::capability::Product;
+use crate::engine::mysql::literal;
 use crate::engine::mysql::sql::{self, Effect, Scan, Traits};
 use crate::engine::mysql::state::Statement;
 
@@ -42,6 +43,7 @@ impl Tracker {
         }
         let asks = self.pending.back().is_some_and(|pending| pending.traits.has(Traits::ASKS_DIAGNOSTICS));
         if !asks && !matches!(kind, command::STATISTICS | command::CLOSE | command::LONG_DATA) {
+            self.found_rows_lost |= self.echo.as_ref().is_some_and(|echo| echo.found_rows.is_some());
             // What it leaves, the server can be asked for again.
             (self.echo, self.failure) = (None, None);
         }
@@ -62,8 +64,10 @@ impl Tracker {
             traits = scan.traits;
             effects = scan.effects;
         }
+        let is_told = is_told(traits, &effects);
+        self.names_variables(is_told, &effects);
         if traits.has(Traits::SUSPECT) {
-            self.suspect(&effects);
+            self.suspect(is_told, &effects);
         }
         self.wire.called |= traits.has(Traits::CALLS);
         self.sees_server |= traits.has(Traits::SERVER_NUMBERS);
@@ -72,8 +76,24 @@ impl Tracker {
         self.push(kind, shape, id, traits, effects);
     }
 
-    fn suspect(&mut self, effects: &[Effect]) {
-        self.drift = Drift::Possible;
+    /// A variable that is only read tells its name, which on the oldest server nobody else does.
+    fn names_variables(&mut self, is_told: bool, effects: &[Effect]) {
+        for effect in effects {
+            if let Effect::Variable(name) = effect
+                && self.name_variable(name)
+                && self.product == Product::MySql56
+                && !is_told
+            {
+                self.drift = Drift::Possible;
+                self.wire.user_variables_known = false;
+            }
+        }
+    }
+
+    fn suspect(&mut self, is_told: bool, effects: &[Effect]) {
+        if !is_told {
+            self.drift = Drift::Possible;
+        }
         let of_tables = |effect: &Effect| {
             matches!(
                 effect,
@@ -85,7 +105,6 @@ impl Tracker {
         }
         for effect in effects {
             match effect {
-                Effect::Variable(name) => self.name_variable(name),
                 Effect::Hold(hold) => self.wire.suspicion = Some(obstacle_of(*hold)),
                 Effect::EndXa => self.xa = None,
                 _ => {}
@@ -93,14 +112,16 @@ impl Tracker {
         }
     }
 
-    fn name_variable(&mut self, name: &Bytes) {
+    /// `true`: it was not known.
+    fn name_variable(&mut self, name: &Bytes) -> bool {
         if self.wire.user_variables.contains(name) {
-            return;
+            return false;
         }
         match self.wire.user_variables.len() {
             ..MAX_NAMES => self.wire.user_variables.push(name.clone()),
             _ => self.names_overflown = true,
         }
+        true
     }
 
     fn scan_named(&self, name: &Bytes) -> Option<Scan> {
@@ -166,8 +187,14 @@ impl Tracker {
                 self.runs(kind, Shape::Results, 0, traits, Vec::new());
             }
             command::INIT_DB => {
-                let name = Effect::Use(Bytes::copy_from_slice(body.get(1..).unwrap_or_default()));
-                self.runs(kind, Shape::Single, 0, Traits::KEEPS | Traits::SUSPECT, vec![name]);
+                let name = Bytes::copy_from_slice(body.get(1..).unwrap_or_default());
+                let mut text = b"USE ".to_vec();
+                literal::name(&mut text, &name);
+                let mut effects = vec![Effect::Use(name)];
+                if text.is_ascii() {
+                    effects.push(Effect::Tells(text.into()));
+                }
+                self.runs(kind, Shape::Single, 0, Traits::KEEPS | Traits::SUSPECT, effects);
             }
             command::SET_OPTION => {
                 let option = body.get(1).copied().unwrap_or(0);
@@ -191,7 +218,9 @@ impl Tracker {
         self.wire.failed = false;
         self.wire.row_count =
             status.affected.map_or(-1, |affected| i64::try_from(affected).unwrap_or(i64::MAX));
-        if status.flags & answer::STATE_CHANGED != 0 {
+        self.found_rows_lost &= status.affected.is_some();
+        let is_told = self.pending.front().is_some_and(Pending::is_told);
+        if status.flags & answer::STATE_CHANGED != 0 && !is_told {
             self.drift = Drift::Possible;
             (self.wire.variables_known, self.wire.user_variables_known) = (false, false);
         }
@@ -200,23 +229,25 @@ impl Tracker {
     /// The command at the front is answered.
     pub(super) fn answered(&mut self, outcome: Outcome) {
         self.answer = Answer::default();
+        let Some(pending) = self.pending.front() else { return };
+        let traits = pending.traits;
+        if let Outcome::Done(status) = outcome {
+            let left = self.wire.warnings.max(u16::from(self.wire.failed));
+            let row_count = self.wire.row_count;
+            self.one_result(status);
+            let asks = traits.has(Traits::ASKS_DIAGNOSTICS);
+            let shows = traits.has(Traits::SPECIAL | Traits::KEEPS);
+            if asks || shows && !traits.has(Traits::WRITES) {
+                // SHOW WARNINGS does not clear what it shows.
+                self.wire.warnings = left;
+            }
+            if asks {
+                self.wire.row_count = row_count;
+            }
+        }
         let Some(pending) = self.pending.pop_front() else { return };
         match outcome {
-            Outcome::Done(status) => {
-                let left = self.wire.warnings.max(u16::from(self.wire.failed));
-                let row_count = self.wire.row_count;
-                self.one_result(status);
-                let asks = pending.traits.has(Traits::ASKS_DIAGNOSTICS);
-                let shows = pending.traits.has(Traits::SPECIAL | Traits::KEEPS);
-                if asks || shows && !pending.traits.has(Traits::WRITES) {
-                    // SHOW WARNINGS does not clear what it shows.
-                    self.wire.warnings = left;
-                }
-                if asks {
-                    self.wire.row_count = row_count;
-                }
-                self.done(pending, status);
-            }
+            Outcome::Done(status) => self.done(pending, status),
             Outcome::Said => self.said(pending),
             Outcome::Failed(code) => self.failed(pending, code),
         }
@@ -351,6 +382,10 @@ impl Tracker {
         if self.standing != Standing::Free || self.wire.begun || may_open {
             self.standing = Standing::Unsure;
             self.forget_begun();
+        }
+        if pending.is_told() {
+            // A part of it may have been done.
+            self.drift = Drift::Possible;
         }
         for effect in pending.effects {
             match effect {

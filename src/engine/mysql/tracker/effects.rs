@@ -2,11 +2,11 @@
 
 use bytes::Bytes;
 
-use super::MAX_NAMES;
 use super::Tracker;
-use crate::engine::Obstacle;
-use crate::engine::mysql::sql::{Effect, Field, Hold};
+use super::{MAX_NAMES, MAX_TOLD};
+use crate::engine::mysql::sql::{Effect, Field, Hold, Traits};
 use crate::engine::mysql::state::NamedStatement;
+use crate::engine::{Drift, Obstacle};
 
 impl Tracker {
     /// Everything is as after a log in, but for the database.
@@ -73,6 +73,7 @@ impl Tracker {
                 (self.wire.prepares, self.wire.deallocations) = (0, 0);
             }
             Effect::BeginXa(name) => self.xa = Some(name),
+            Effect::Tells(text) => self.told(text),
             Effect::Run(_)
             | Effect::Variable(_)
             | Effect::Characteristic(_)
@@ -92,6 +93,16 @@ impl Tracker {
             Effect::Prepare(name, _) => self.prepared_by_sql(name, None),
             Effect::Use(_) | Effect::MakeTemporary(_) => self.apply(effect),
             _ => {}
+        }
+    }
+
+    /// This has been done since the last look.
+    fn told(&mut self, text: Bytes) {
+        if self.wire.told.len() < MAX_TOLD {
+            self.wire.told.push(text);
+            self.drift = self.drift.max(Drift::Known);
+        } else {
+            self.drift = Drift::Possible;
         }
     }
 
@@ -122,4 +133,11 @@ pub(super) fn obstacle_of(hold: Hold) -> Obstacle {
         Hold::Named => Obstacle::NamedLock,
         Hold::Handler => Obstacle::Handler,
     }
+}
+
+/// A statement with these findings does to the session what its text says, and nothing else.
+pub(super) fn is_told(traits: Traits, effects: &[Effect]) -> bool {
+    !traits.has(Traits::SEVERAL)
+        && !traits.has(Traits::CALLS)
+        && effects.iter().any(|effect| matches!(effect, Effect::Tells(_)))
 }

@@ -4,6 +4,7 @@ use bytes::{Buf, BytesMut};
 
 use super::Tracker;
 use super::client::command;
+use super::virtually::LOST;
 use crate::engine::mysql::packet::{self, HEADER, packet_length};
 use crate::engine::mysql::sql::kill::{self, Naming, Purpose, Who};
 use crate::engine::mysql::sql::special::special;
@@ -47,7 +48,12 @@ impl Tracker {
             }
             command::EXECUTE | command::BULK_EXECUTE => {
                 let id = super::client::statement_id(&input[HEADER..length]);
-                let gone = self.statements.get(&self.wire, id).and_then(|live| live.gone.clone());
+                let live = self.statements.get(&self.wire, id);
+                let asks = live.is_some_and(|live| live.scan.traits.has(Traits::ASKS_FOUND_ROWS));
+                if asks && self.misses_found_rows() {
+                    return refuse(input, length, out, (1105, "HY000"), LOST);
+                }
+                let gone = live.and_then(|live| live.gone.clone());
                 let Some(error) = gone else { return self.pass_as_it_is() };
                 input.advance(length);
                 packet::put(out, 1, |out| out.extend_from_slice(&error));
@@ -98,6 +104,9 @@ impl Tracker {
                 }
                 Err((code, state, text)) => refuse(input, length, out, (code, state), text),
             };
+        }
+        if traits.has(Traits::ASKS_FOUND_ROWS) && self.misses_found_rows() && !prepares {
+            return refuse(input, length, out, (1105, "HY000"), LOST);
         }
         let namings = kill::namings(text, self.mode());
         self.pass_named(input, length, namings, directory, out)

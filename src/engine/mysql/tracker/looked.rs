@@ -3,6 +3,7 @@
 use super::{Echo, Standing, Tracker};
 use crate::engine::mysql::log_in::LoggedIn;
 use crate::engine::mysql::restore::Restored;
+use crate::engine::mysql::save::MOST_FOUND_ROWS;
 use crate::engine::mysql::state::State;
 use crate::engine::{Drift, Obstacle};
 
@@ -21,6 +22,7 @@ impl Tracker {
         self.learn(state);
         state.obstacle = state.obstacle.or_else(|| self.wire_obstacle(state));
         (self.wire.variables_known, self.wire.user_variables_known) = (true, true);
+        self.wire.told.clear();
         (self.drift, self.look_again) = (Drift::None, false);
         self.keep_echo(state);
     }
@@ -29,10 +31,16 @@ impl Tracker {
     fn keep_echo(&mut self, state: &mut State) {
         match &self.echo {
             // No statement of the client's has run since: what was asked now is of the router's own making.
-            Some(echo) => state.set_warnings(echo.warnings.clone()),
+            Some(echo) => {
+                state.set_warnings(echo.warnings.clone());
+                state.found_rows = echo.found_rows.or(state.found_rows);
+            }
             None => {
                 let row_count = self.wire.row_count;
-                self.echo = Some(Echo { warnings: state.warnings.clone(), row_count });
+                // What was lost before is not what the server says now.
+                state.found_rows = state.found_rows.filter(|_| !self.found_rows_lost);
+                let found_rows = state.found_rows.filter(|&rows| rows > MOST_FOUND_ROWS);
+                self.echo = Some(Echo { warnings: state.warnings.clone(), row_count, found_rows });
             }
         }
         (self.wire.failed, self.wire.warnings) = (false, 0);
@@ -48,6 +56,7 @@ impl Tracker {
         self.wire.suspicion = None;
         self.wire.temporary_tables.clear();
         (self.draws_sequence, self.asks_sequence) = (false, false);
-        self.echo = Some(Echo { warnings: restored.warnings, row_count: self.wire.row_count });
+        let Restored { warnings, found_rows, .. } = restored;
+        self.echo = Some(Echo { warnings, row_count: self.wire.row_count, found_rows });
     }
 }

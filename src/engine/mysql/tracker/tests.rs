@@ -775,3 +775,97 @@ proptest! {
         prop_assert!(scan.forward <= input.len());
     }
 }
+
+/// Asks in order: text, answer, and what is known then.
+#[track_caller]
+fn drifts(tracker: &mut Tracker, steps: &[(&str, Vec<u8>, Drift)]) {
+    for (text, answer, drift) in steps {
+        asks(tracker, text, answer);
+        assert_eq!(tracker.drift(), *drift, "{text}");
+    }
+}
+
+#[test]
+fn what_texts_tell_is_known_without_a_look() {
+    let mut tracker = tracker();
+    drifts(
+        &mut tracker,
+        &[
+            ("SELECT 1", rows(1, 2), Drift::Benign),
+            ("SET NAMES utf8mb4", ok(2), Drift::Known),
+            ("SET @a = 5", ok(2), Drift::Known),
+            ("SELECT @a, @b", rows(1, 2), Drift::Known),
+            ("SET autocommit = 0", ok(0), Drift::Known),
+            ("INSERT INTO t VALUES (@a)", ok(1), Drift::Known),
+        ],
+    );
+    assert_eq!(tracker.wire().told, ["SET NAMES utf8mb4", "SET @a = 5", "SET autocommit = 0"]);
+    // Behind a crash they are repeated, and still not looked at.
+    tracker.reattached();
+    assert_eq!((tracker.drift(), tracker.wire().told.len()), (Drift::Known, 3));
+    sends(&mut tracker, &query("SET @a = 6"));
+    assert_eq!(tracker.drift(), Drift::Possible);
+    hears(&mut tracker, &ok(0x4002));
+    assert_eq!(tracker.drift(), Drift::Known);
+    tracker.complete(&mut State { status: Some(2), ..State::default() });
+    assert_eq!((tracker.drift(), tracker.wire().told.len()), (Drift::None, 0));
+}
+
+#[test]
+fn what_is_not_all_told_must_be_asked() {
+    for (text, answer) in [
+        ("SET @a = 5, time_zone = 'nowhere'", error(1298)),
+        ("SET @a = @b", ok(2)),
+        ("SELECT @a := 5", rows(1, 2)),
+        ("SELECT 1 INTO @a", ok(2)),
+        ("SELECT 1, 2 INTO @a, @b", ok(2)),
+        ("LOAD DATA LOCAL INFILE 'x' INTO TABLE t (@a)", error(1148)),
+        ("SET @a = 5; SET @b = 6", [ok(2 | 8), ok(2)].concat()),
+        ("SET NAMES utf8mb4; CALL p()", [ok(2 | 8), ok(2)].concat()),
+    ] {
+        let mut tracker = tracker();
+        drifts(&mut tracker, &[(text, answer, Drift::Possible)]);
+    }
+    let mut tracker = tracker();
+    for _ in 0..MAX_TOLD {
+        drifts(&mut tracker, &[("SET @a = 5", ok(2), Drift::Known)]);
+    }
+    drifts(&mut tracker, &[("SET @a = 5", ok(2), Drift::Possible)]);
+}
+
+#[test]
+fn the_oldest_server_does_not_know_variables_by_name() {
+    let mut tracker = with(bit::PROTOCOL_41, Product::MySql56);
+    drifts(
+        &mut tracker,
+        &[
+            ("SET @a = 5", ok(2), Drift::Known),
+            ("SELECT @a", rows(1, 2), Drift::Known),
+            // A routine may have set it.
+            ("SELECT @b", rows(1, 2), Drift::Possible),
+        ],
+    );
+}
+
+#[test]
+fn more_found_rows_than_the_server_can_be_told_are_the_routers_to_say() {
+    let mut tracker = tracker();
+    let found = |rows| State { status: Some(2), found_rows: Some(rows), ..State::default() };
+    asks(&mut tracker, "SELECT SQL_CALC_FOUND_ROWS 1 FROM t LIMIT 1", &rows(1, 2));
+    tracker.complete(&mut found(2_000_000));
+    let ask = |tracker: &mut Tracker, text: &str| looked_at(tracker, &query(text), &Intercepted::Answered).1;
+    assert_eq!(ask(&mut tracker, "SELECT FOUND_ROWS() + 1")[4], 0xff);
+    assert!(ask(&mut tracker, "SELECT FOUND_ROWS()").windows(7).any(|text| text == b"2000000"));
+    // That was a row, too.
+    assert!(ask(&mut tracker, "SELECT FOUND_ROWS()").windows(2).any(|text| text == b"\x011"));
+    // What lets the server's own number be seen is refused until a statement with rows has made it right.
+    asks(&mut tracker, "SET @a = 5", &ok(2));
+    assert_eq!(ask(&mut tracker, "SELECT FOUND_ROWS()")[4], 0xff);
+    // A look in between does not make it known.
+    let mut state = found(1);
+    tracker.complete(&mut state);
+    assert_eq!(state.found_rows, None);
+    assert_eq!(ask(&mut tracker, "SELECT FOUND_ROWS()")[4], 0xff);
+    asks(&mut tracker, "SELECT 1", &rows(1, 2));
+    asks(&mut tracker, "SELECT FOUND_ROWS()", &rows(1, 2));
+}

@@ -93,6 +93,9 @@ impl Tracker {
         if traits.has(Traits::ASKS_DIAGNOSTICS) && self.echo.is_some() {
             return true;
         }
+        if traits.has(Traits::ASKS_FOUND_ROWS) && self.misses_found_rows() {
+            return true;
+        }
         let text = &body[text_at..];
         traits.has(Traits::SERVER_NUMBERS) && !kill::namings(text, self.mode()).is_empty()
             || traits.has(Traits::SPECIAL) && self.echo.is_some() && special(text, self.mode()).is_some()

@@ -13,7 +13,7 @@ use crate::engine::mysql::sql::diagnostics::{Item, diagnostics};
 use crate::engine::mysql::sql::special::Special;
 
 /// Why a question about the last statement is not answered.
-const LOST: &str = "What the last statement left is not known any more: the session was looked at or moved since. Ask for \
+pub(super) const LOST: &str = "What the last statement left is not known any more: the session was looked at or moved since. Ask for \
                     it at once, or by SHOW WARNINGS";
 /// `MYSQL_TYPE_LONGLONG`
 const LONG_LONG: u8 = 8;
@@ -57,6 +57,11 @@ impl Column<'_> {
 }
 
 impl Tracker {
+    /// The server would say something else for `FOUND_ROWS()` than what the client's last statement left.
+    pub(super) fn misses_found_rows(&self) -> bool {
+        self.found_rows_lost || self.echo.as_ref().is_some_and(|echo| echo.found_rows.is_some())
+    }
+
     /// Answers, if there is something to answer.
     pub(super) fn say(&mut self, question: &Special, out: &mut BytesMut) -> bool {
         let Some(echo) = &self.echo else { return false };
@@ -88,8 +93,12 @@ impl Tracker {
                 number(name, echo.warnings.iter().filter(is_error).count().to_string(), out, NUMBER_FLAGS);
             }
             Special::RowCount(name) => number(name, echo.row_count.to_string(), out, SIGNED_FLAGS),
-            // This one is carried over.
-            Special::FoundRows(_) => return false,
+            Special::FoundRows(name) => {
+                let Some(rows) = echo.found_rows else { return false };
+                number(name, rows.to_string(), out, SIGNED_FLAGS);
+                // It has left a row itself.
+                self.echo.as_mut().map(|echo| echo.found_rows.replace(1));
+            }
         }
         self.wire.row_count = -1;
         if let Some(echo) = &mut self.echo {
