@@ -165,9 +165,15 @@ def settings_of_user_and_database(server):
     with server.connect() as master:
         master.execute("ALTER ROLE tuned SET work_mem = '9MB'")
         master.execute("ALTER ROLE tuned RESET enable_hashjoin")
+        # What had no value of the role's before.
+        master.execute("ALTER ROLE tuned SET enable_sort = off")
+        master.execute("ALTER ROLE tuned SET statement_timeout = '7s'")
 
     def check():
         assert (show(connection, "work_mem"), show(connection, "enable_hashjoin")) == ("3MB", "off")
+        assert (show(connection, "enable_sort"), show(connection, "statement_timeout")) == ("on", "0")
+        with server.connect(user="tuned", password="tuned") as fresh:
+            assert (show(fresh, "enable_sort"), show(fresh, "statement_timeout")) == ("off", "7s")
 
     return check
 

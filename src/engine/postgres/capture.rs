@@ -47,7 +47,7 @@ pub struct Question {
     pub standard_strings: bool,
     /// Major version of the server.
     pub major: u32,
-    /// Candidate names of custom settings.
+    /// Candidate names of custom settings, and names of ordinary ones (without a dot) that a log in may bring.
     pub names: Vec<String>,
     /// What the session had when it was captured last.
     pub more: More,
@@ -124,8 +124,12 @@ impl Capture {
         for question in &questions.plain {
             self.run(out, "i", question, &[]);
         }
-        if !self.question.names.is_empty() {
-            self.run(out, "i", &questions.custom, &[array(&self.question.names).as_bytes()]);
+        let (custom, held): (Vec<&String>, Vec<&String>) =
+            self.question.names.iter().partition(|name| name.contains('.'));
+        for (names, question) in [(custom, &*questions.custom), (held, questions.held)] {
+            if !names.is_empty() {
+                self.run(out, "i", question, &[array(&names).as_bytes()]);
+            }
         }
         message::put_sync(out);
         let probe = match more.sequences {
@@ -308,7 +312,7 @@ impl Capture {
 }
 
 /// A `text[]` literal; the names are letters, digits, `_`, `$` and dots.
-fn array(names: &[String]) -> String {
+fn array(names: &[&String]) -> String {
     let quoted: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
     format!("{{{}}}", quoted.join(","))
 }

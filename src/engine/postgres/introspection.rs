@@ -39,6 +39,14 @@ SELECT 'cust', u.n, \
   AND pg_catalog.lower(u.n) OPERATOR(pg_catalog.<>) ALL \
    (SELECT pg_catalog.lower(s.name) FROM pg_catalog.pg_show_all_settings() AS s)";
 
+/// `$1`: ordinary settings that some log in brings with it by now. A session that has another value, and not by its own
+/// log in, must be given it back where the next one brings it.
+const HELD: &str = "\
+SELECT 'held', g.name, pg_catalog.current_setting(g.name) FROM pg_catalog.pg_show_all_settings() AS g \
+ WHERE g.name OPERATOR(pg_catalog.=) ANY (CAST($1 AS pg_catalog.text[])) \
+  AND g.context OPERATOR(pg_catalog.=) ANY (ARRAY['user','superuser']) \
+  AND g.source OPERATOR(pg_catalog.<>) ALL (ARRAY['session','client','user','database','database user','global'])";
+
 /// In the order in which they can be prepared again: an `EXECUTE` among them returns nothing before what it executes is
 /// there. The router's own are left out when they are read.
 const PREPARED: &str = "\
@@ -86,6 +94,8 @@ pub struct Questions {
     pub plain: Vec<String>,
     /// The one that takes the candidate names of custom settings.
     pub custom: String,
+    /// The one that takes the names of ordinary settings that a log in may bring.
+    pub held: &'static str,
 }
 
 /// The questions for a server of this major version.
@@ -111,7 +121,7 @@ pub fn questions(major: u32, superuser: bool, more: More) -> Questions {
     if more.temporary {
         plain.push(TEMPORARY.to_owned());
     }
-    Questions { plain, custom: CUSTOM.replace("{longest}", &longest) }
+    Questions { plain, custom: CUSTOM.replace("{longest}", &longest), held: HELD }
 }
 
 /// Asks for `lastval()` alone, in the way of [`sequence_probe`]: most sessions never drew a value.
@@ -177,6 +187,7 @@ pub fn read_row(row: &[Option<&[u8]>], reading: &Reading<'_>, state: &mut State)
             let value = kept(if own { 2 } else { 4 })?;
             state.settings.push(Setting { name: kept(1)?, value, own });
         }
+        b"held" => state.settings.push(Setting { name: kept(1)?, value: kept(2)?, own: false }),
         b"cust" => match kept(2) {
             Some(value) => state.custom.push((kept(1)?, value)),
             None => block(state, Some(Obstacle::Setting)),

@@ -13,6 +13,9 @@ const MAX_DEPTH: u32 = 4;
 /// `current_setting(text)`, `current_setting(text, bool)` and `set_config` in a stored expression (`pg_proc.dat`).
 const CALLS: &str = ":funcid (2077|3294|2078) ";
 
+/// Stands before the name of an ordinary setting that a log in brings with it by now (`ALTER ROLE … SET`).
+const OF_LOG_IN: &str = "setting of a log in: ";
+
 /// What to ask, in an order in which later ones may have to wait for a lock.
 pub fn queries(major: u32) -> Vec<String> {
     let own = |column: &str| format!("{column} OPERATOR(pg_catalog.>=) CAST(16384 AS pg_catalog.oid)");
@@ -28,9 +31,11 @@ pub fn queries(major: u32) -> Vec<String> {
               AND (p.prosrc OPERATOR(pg_catalog.~) '[.]' OR p.prosrc OPERATOR(pg_catalog.=) '') LIMIT {MAX_TEXTS}",
             own = own("p.oid"),
         ),
-        "SELECT pg_catalog.concat('SET ', s.setting) FROM pg_catalog.pg_db_role_setting AS r, \
-          pg_catalog.unnest(r.setconfig) AS s(setting) WHERE s.setting OPERATOR(pg_catalog.~) '^[^=]*[.]'"
-            .to_owned(),
+        format!(
+            "SELECT CASE WHEN s.setting OPERATOR(pg_catalog.~) '^[^=]*[.]' THEN pg_catalog.concat('SET ', s.setting) \
+              ELSE pg_catalog.concat('{OF_LOG_IN}', pg_catalog.split_part(s.setting, '=', 1)) END \
+             FROM pg_catalog.pg_db_role_setting AS r, pg_catalog.unnest(r.setconfig) AS s(setting)"
+        ),
         format!(
             "SELECT pg_catalog.concat(pg_catalog.pg_get_expr(p.polqual, p.polrelid), ' ', \
               pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid)) FROM pg_catalog.pg_policy AS p \
@@ -52,8 +57,12 @@ pub fn queries(major: u32) -> Vec<String> {
     ]
 }
 
-/// Everything in a text that may be the name of a custom setting.
+/// Everything in a text that may be the name of a custom setting; or the one ordinary setting that it is about.
 pub fn names(text: &str) -> Vec<String> {
+    if let Some(name) = text.strip_prefix(OF_LOG_IN) {
+        let is_plain = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        return Vec::from_iter(is_plain.then(|| name.to_owned()));
+    }
     let mut found = Vec::new();
     collect(text.as_bytes(), MAX_DEPTH, &mut found);
     found.sort_unstable();
@@ -83,6 +92,8 @@ mod tests {
     #[test]
     fn names_are_found_in_bodies_and_in_code_that_code_runs() {
         assert_eq!(names("BEGIN RETURN set_config('a.b', v, false); END"), ["a.b"]);
+        assert_eq!(names("setting of a log in: work_mem"), ["work_mem"]);
+        assert!(names("setting of a log in: a\"b").is_empty());
         assert_eq!(names("(tenant = current_setting('policy.tenant'::text, true))"), ["policy.tenant"]);
         assert_eq!(
             names("EXECUTE 'SET x.y = 1'; EXECUTE $q$SELECT set_config('p.q', '', true)$q$"),
