@@ -1,7 +1,7 @@
 //! What a hand-over has ready before the old server is stopped: the next one, held up, and the moment for the stop.
 
 use std::sync::atomic::Ordering;
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
@@ -10,6 +10,34 @@ use super::ProcessProvider;
 use super::barrier::Barrier;
 use super::start::Staged;
 use crate::compute::{ComputeError, Resources};
+
+/// So long before a server looks whether it is to stop it has to be told, at least and at most: it has to notice first.
+const LEADS: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(320));
+/// A stop that takes so much longer than its lead has missed the look.
+const MISSED: Duration = Duration::from_millis(600);
+
+/// How long before its look a server is told.
+#[derive(Debug)]
+pub(super) struct Lead(Mutex<Duration>);
+
+impl Default for Lead {
+    fn default() -> Self {
+        Self(Mutex::new(LEADS.0))
+    }
+}
+
+impl Lead {
+    pub(super) fn now(&self) -> Duration {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A stop that was timed took so long. A miss costs the wait for the next look, so it counts more than a hit.
+    pub(super) fn learn(&self, stop: Duration) {
+        let mut lead = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = if stop > *lead + MISSED { *lead * 2 } else { *lead * 7 / 8 };
+        *lead = next.clamp(LEADS.0, LEADS.1);
+    }
+}
 
 /// The stop waits for its best moment at most so long; clients wait, too.
 const PATIENCE: Duration = Duration::from_millis(60);
@@ -77,11 +105,36 @@ impl ProcessProvider {
         self.moment.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the best moment of the stop, if it is near.
-    pub(super) async fn await_moment(&self) {
+    /// Waits for the best moment of the stop, if it is near. `false`: it is not.
+    pub(super) async fn await_moment(&self) -> bool {
         let moment = self.moment().take();
-        if let Some(moment) = moment.filter(|moment| *moment <= Instant::now() + PATIENCE) {
+        let (now, lead) = (Instant::now(), self.lead.now());
+        // Up to a half of its lead it may be late.
+        let near = moment.filter(|moment| *moment <= now + PATIENCE && now <= *moment + lead / 2);
+        if let Some(moment) = near {
             sleep_until(moment).await;
         }
+        near.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missed_look_makes_the_lead_longer_and_hits_shorten_it() {
+        let lead = Lead::default();
+        assert_eq!(lead.now(), LEADS.0);
+        for _ in 0..10 {
+            lead.learn(lead.now() + Duration::from_millis(990));
+        }
+        assert_eq!(lead.now(), LEADS.1);
+        lead.learn(Duration::from_millis(400));
+        assert!(lead.now() < LEADS.1);
+        for _ in 0..50 {
+            lead.learn(Duration::from_millis(80));
+        }
+        assert_eq!(lead.now(), LEADS.0);
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::{OnceCell, Semaphore};
 use zeroize::Zeroizing;
 
+use super::ahead::Lead;
 use super::cgroup::Cgroup;
 use super::flavour::{Flavour, Site};
 use super::mysql::{self, MySql};
@@ -105,6 +106,7 @@ impl ProcessProvider {
             serving: Mutex::new(None),
             unfit: AtomicBool::new(false),
             moment: Mutex::new(None),
+            lead: Lead::default(),
             turn: Semaphore::new(1),
             remarks: Mutex::default(),
             start_deadline: config.start_deadline,

@@ -79,9 +79,9 @@ pub(super) trait Flavour: Send + Sync {
     /// Where a server that is started ahead waits for the end of the one before it. `None`: it cannot be held up.
     fn threshold(&self, site: &Site) -> Option<Threshold>;
 
-    /// When a stop of the server `pid` should be signalled to be quick; looking for that may take a good second. `None`: it
-    /// makes no difference, or cannot be told.
-    async fn stop_moment(&self, _pid: u32) -> Option<Instant> {
+    /// When the server `pid` looks next whether it is to stop, if it does so only now and then; to find out may take a good
+    /// second. `None`: it makes no difference, or cannot be told.
+    async fn next_look(&self, _pid: u32) -> Option<Instant> {
         None
     }
 

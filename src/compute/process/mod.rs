@@ -29,6 +29,7 @@ use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 use tokio::time::sleep;
 use zeroize::Zeroizing;
 
+use self::ahead::Lead;
 use self::cgroup::{Cgroup, Limits};
 use self::flavour::{Flavour, Site};
 use self::fork::Process;
@@ -104,6 +105,8 @@ pub struct ProcessProvider {
     unfit: AtomicBool,
     /// When the stop of the running server is best signalled.
     moment: Mutex<Option<tokio::time::Instant>>,
+    /// So long before it looks whether it is to stop.
+    lead: Lead,
     /// One operation at a time: two starts at once would be two writers.
     turn: Semaphore,
     remarks: Mutex<BTreeSet<String>>,
@@ -283,7 +286,7 @@ impl ComputeProvider for ProcessProvider {
 
     async fn stop_moment(&self) -> Option<tokio::time::Instant> {
         let running = self.alive()?;
-        let moment = self.flavour.stop_moment(running.pid).await;
+        let moment = self.flavour.next_look(running.pid).await.map(|look| look - self.lead.now());
         *self.moment() = moment;
         moment
     }
@@ -309,10 +312,13 @@ impl ComputeProvider for ProcessProvider {
                 return Ok((HandOver::Kept(old.clone(), error), HandOverTimes::default()));
             }
         };
-        self.await_moment().await;
+        let timed = self.await_moment().await;
         let stopping = Instant::now();
         let memory = SharedMemory::of(old.pid, || old.exited.borrow().is_none());
         let ended = self.end_running(self.stop_deadline).await;
+        if timed {
+            self.lead.learn(stopping.elapsed());
+        }
         self.cgroup.wait_for(memory.free());
         let staged = if ended? {
             staged

@@ -246,9 +246,9 @@ impl Flavour for MySql {
         Some(Threshold { file, read, trial: Some(".lower-test") })
     }
 
-    async fn stop_moment(&self, pid: u32) -> Option<Instant> {
+    async fn next_look(&self, pid: u32) -> Option<Instant> {
         match self.programs.product {
-            Product::MySql => tick::stop_moment(pid).await,
+            Product::MySql => tick::next_look(pid).await,
             // MariaDB's thread is woken; MySQL 5.6 names none.
             Product::MariaDb | Product::MySql56 => None,
         }

@@ -50,7 +50,7 @@ struct Ahead {
     read: Vec<Option<Look>>,
 }
 
-/// Servers cannot be held up here.
+/// Servers of this kind do not wait where they should.
 #[derive(Debug)]
 pub(super) struct Unfit;
 
@@ -112,7 +112,7 @@ impl Staged {
         };
         if let Err(error) = barrier.arm(&waiting.process(), &site.volume, &threshold) {
             tracing::warn!(cluster = site.cluster, %error, "the next server cannot be started ahead");
-            return Err(Unfit);
+            return Ok(None);
         }
         let read = threshold.look();
         log.begin();

@@ -15,8 +15,6 @@ use tokio::time::{Instant, sleep};
 const MASTER: &str = "ib_src_main";
 /// How long it sleeps.
 const SLEEP: Duration = Duration::from_secs(1);
-/// So long before its wake the stop has to be signalled: the server has to notice the signal first.
-const AHEAD: Duration = Duration::from_millis(20);
 /// It wakes within this, or it is not what we take it for.
 const PATIENCE: Duration = Duration::from_millis(1300);
 /// How often it is looked at: a file of the kernel's memory.
@@ -26,8 +24,8 @@ const QUIET: Duration = Duration::from_millis(4);
 /// One that works longer than this keeps no time.
 const LONGEST_WORK: Duration = Duration::from_millis(100);
 
-/// When to signal the stop of the server `pid`; `None` when that cannot be told. Takes up to a good second.
-pub(super) async fn stop_moment(pid: u32) -> Option<Instant> {
+/// When the server `pid` looks next; `None` when that cannot be told. Takes up to a good second.
+pub(super) async fn next_look(pid: u32) -> Option<Instant> {
     let master = master_thread(pid)?;
     let (deadline, asleep) = (Instant::now() + PATIENCE, ran(&master)?);
     let mut last = asleep.clone();
@@ -50,7 +48,7 @@ pub(super) async fn stop_moment(pid: u32) -> Option<Instant> {
             (last, slept) = (now, Instant::now());
         }
     }
-    Some(slept + SLEEP - AHEAD)
+    Some(slept + SLEEP)
 }
 
 /// The folder of the one thread with its name.
