@@ -348,12 +348,6 @@ impl Fleet {
         self.len() == 0
     }
 
-    /// How many sessions need a place on whatever server there is, because they cannot be parked.
-    pub fn tied(&self) -> usize {
-        let tied = |member: &&Member| member.tie.is_some() || member.visible.is_some();
-        self.members().sessions.values().filter(tied).count()
-    }
-
     /// How sessions fared since the last hold began.
     pub fn tally(&self) -> Tally {
         self.members().tally

@@ -154,6 +154,12 @@ impl Fleet {
         self.settle();
     }
 
+    /// How many sessions need a place on whatever server there is, because they cannot be parked.
+    pub fn tied(&self) -> usize {
+        let tied = |member: &&super::Member| member.tie.is_some() || member.visible.is_some();
+        self.members().sessions.values().filter(tied).count()
+    }
+
     /// Gives free places to those who wait.
     fn settle(self: &Arc<Self>) {
         while let Some((number, waiter)) = self.places(|places| places.grant(Instant::now())) {
