@@ -160,6 +160,13 @@ impl Fleet {
         self.members().sessions.values().filter(tied).count()
     }
 
+    /// Those who are parked have nothing to lose by a change.
+    pub(in crate::router) fn carry_parked(&self) {
+        let mut members = self.members();
+        let parked = members.counts[Attachment::Parked as usize];
+        members.tally.carried += u32::try_from(parked).unwrap_or(u32::MAX);
+    }
+
     /// Gives free places to those who wait.
     fn settle(self: &Arc<Self>) {
         while let Some((number, waiter)) = self.places(|places| places.grant(Instant::now())) {
