@@ -161,6 +161,8 @@ fn one_bad_line() {
         ("seconds_until_auto_pause = 86401", "300 to 86400 seconds"),
         ("stall_budget_ms = 9", "10 to 60000 ms"),
         ("stall_budget_ms = 60001", "10 to 60000 ms"),
+        ("park_after_ms = -1", "0 to 86400000 ms"),
+        ("full_wait_ms = 600001", "0 to 600000 ms"),
         ("handover = \"standby\"", "standby is not available yet"),
         ("handover = \"restrat\"", "did you mean \"restart\"?"),
         ("forced_change = \"abort\"", "one of \"close\", \"abort_transaction\""),

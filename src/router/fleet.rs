@@ -348,12 +348,6 @@ impl Fleet {
         self.len() == 0
     }
 
-    /// How many sessions need a place on whatever server there is, because they cannot be parked.
-    pub fn tied(&self) -> usize {
-        let tied = |member: &&Member| member.tie.is_some() || member.visible.is_some();
-        self.members().sessions.values().filter(tied).count()
-    }
-
     /// Whether that keeps one of the sessions where it is.
     pub fn has(&self, obstacle: Obstacle) -> bool {
         self.members().sessions.values().any(|member| member.view_of_doing().obstacle == Some(obstacle))

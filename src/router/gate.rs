@@ -137,6 +137,7 @@ impl Hold {
     /// The point of no return: sessions give their backends up.
     pub fn let_go(mut self) -> LetGo {
         self.let_go = true;
+        self.fleet.carry_parked();
         self.fleet.signal(|signal| {
             signal.phase = Phase::LetGo;
             signal.era += 1;

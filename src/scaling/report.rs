@@ -79,7 +79,7 @@ impl Outcome {
 /// What became of the sessions in a capacity change.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionCounts {
-    /// On the new backend, with all of their state.
+    /// Kept with all of their state; those that are parked, too.
     pub carried: u64,
     /// Kept, but their transaction was aborted.
     pub aborted: u64,

@@ -154,6 +154,19 @@ impl Fleet {
         self.settle();
     }
 
+    /// How many sessions need a place on whatever server there is, because they cannot be parked.
+    pub fn tied(&self) -> usize {
+        let tied = |member: &&super::Member| member.tie.is_some() || member.visible.is_some();
+        self.members().sessions.values().filter(tied).count()
+    }
+
+    /// Those who are parked have nothing to lose by a change.
+    pub(in crate::router) fn carry_parked(&self) {
+        let mut members = self.members();
+        let parked = members.counts[Attachment::Parked as usize];
+        members.tally.carried += u32::try_from(parked).unwrap_or(u32::MAX);
+    }
+
     /// Gives free places to those who wait.
     fn settle(self: &Arc<Self>) {
         while let Some((number, waiter)) = self.places(|places| places.grant(Instant::now())) {
