@@ -18,6 +18,7 @@ mod ids;
 mod membership;
 mod places;
 mod room;
+mod view;
 
 pub use aide::Aide;
 pub use doing::Doing;
@@ -25,9 +26,10 @@ pub use ids::{ConnectionId, Ids};
 pub use membership::Membership;
 pub(in crate::router) use room::LOOK;
 pub use room::{Claim, Place};
+pub use view::{Identity, SessionView};
 
 use super::gate::{Gate, Hold, Phase, Signal};
-use crate::engine::{CancelKey, Obstacle, Tie};
+use crate::engine::{CancelKey, Tie};
 
 /// Whether a session has a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,36 +53,6 @@ impl Attachment {
     pub fn has_backend(self) -> bool {
         !matches!(self, Attachment::Detached | Attachment::Parked)
     }
-}
-
-/// Who a session is.
-#[derive(Debug, Clone)]
-pub struct Identity {
-    /// The account.
-    pub user: String,
-    /// The database.
-    pub database: String,
-    /// The client's address.
-    pub client: String,
-    /// The TLS version, if its bytes are encrypted.
-    pub tls: Option<&'static str>,
-}
-
-/// A session as others see it.
-#[derive(Debug, Clone)]
-pub struct SessionView {
-    /// The connection id that its client knows.
-    pub id: u32,
-    /// Who it is.
-    pub identity: Identity,
-    /// When it began.
-    pub started: Instant,
-    /// Whether it has a backend.
-    pub attachment: Attachment,
-    /// What keeps it from being parked besides an obstacle.
-    pub tie: Option<Tie>,
-    /// What it is doing.
-    pub doing: Doing,
 }
 
 /// What others may ask of a session.
@@ -348,65 +320,14 @@ impl Fleet {
         self.len() == 0
     }
 
-    /// Whether that keeps one of the sessions where it is.
-    pub fn has(&self, obstacle: Obstacle) -> bool {
-        self.members().sessions.values().any(|member| member.view_of_doing().obstacle == Some(obstacle))
-    }
-
     /// How sessions fared since the last hold began.
     pub fn tally(&self) -> Tally {
         self.members().tally
     }
 
-    /// The databases that sessions are in.
-    pub fn databases(&self) -> Vec<String> {
-        let members = self.members();
-        let mut databases: Vec<String> =
-            members.sessions.values().map(|member| member.identity.database.clone()).collect();
-        databases.sort_unstable();
-        databases.dedup();
-        databases
-    }
-
-    /// The accounts of all sessions.
-    pub fn users(&self) -> Vec<String> {
-        let members = self.members();
-        let mut users: Vec<String> =
-            members.sessions.values().map(|member| member.identity.user.clone()).collect();
-        users.sort_unstable();
-        users.dedup();
-        users
-    }
-
     /// Adds setting names that the sessions of a database are to be asked for.
     pub fn learn_setting_names(&self, database: &str, names: &[String]) {
         self.members().learn_setting_names(database, names);
-    }
-
-    /// All sessions, oldest first.
-    pub fn sessions(&self) -> Vec<SessionView> {
-        let members = self.members();
-        let mut views: Vec<SessionView> =
-            members.sessions.iter().map(|(id, member)| member.view(*id)).collect();
-        views.sort_by_key(|view| view.id);
-        views
-    }
-}
-
-impl Member {
-    fn view(&self, id: u32) -> SessionView {
-        SessionView {
-            id,
-            identity: self.identity.clone(),
-            started: self.started,
-            attachment: self.attachment,
-            tie: self.tie,
-            doing: self.view_of_doing(),
-        }
-    }
-
-    fn view_of_doing(&self) -> Doing {
-        *self.doing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
