@@ -8,6 +8,8 @@ The clients are in this process and the router in another, because the limit of 
 """
 
 import argparse
+import functools
+import hashlib
 import pathlib
 import re
 import resource
@@ -15,9 +17,6 @@ import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tests" / "drivers"))
-
-import hashlib
-import functools
 
 from conftest import Server, running, wait_until
 from rawpg import Raw

@@ -1,7 +1,8 @@
 """Sessions without servers: clients outnumber the server's connections, and none of them notices.
 
-The tests that are the same for every engine; test_parking.py and test_mysql_parking.py run them. The fixture `crowded` (a
-server with 40 places for sessions) and `eager` (every session is parked after every statement) are theirs.
+The tests that are the same for every engine; test_parking.py and test_mysql_parking.py run them. The fixtures `crowded` (a
+server with 40 places for sessions), `full` (with four, and a short wait) and `eager` (every session is parked after every
+statement) are theirs. Storms last SCALEPOINT_PARKING_SECONDS (2).
 """
 
 import concurrent.futures
@@ -11,7 +12,6 @@ import signal
 import threading
 import time
 
-import pytest
 from conftest import running, wait_until
 
 PLACES = 40
@@ -29,7 +29,6 @@ class Parked:
     def __init__(self, engine):
         self.engine = engine
         self.server = engine.server
-        self.chance = threading.Lock()
 
     def states(self):
         return [session["state"] for session in self.server.sessions()]

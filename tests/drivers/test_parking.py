@@ -1,5 +1,6 @@
 """The tests of parked sessions (parking_cases.py) with PostgreSQL, and what only PostgreSQL has."""
 
+import os
 import subprocess
 
 import psycopg
@@ -32,8 +33,7 @@ def test_pgbench(eager, protocol):
     environment = {**os.environ, "PGPASSWORD": server.password, "PGSSLMODE": "disable"}
     folder = os.environ["SCALEPOINT_PG_CLIENT_BIN"]
     target = ["-h", "127.0.0.1", "-p", str(server.port), "-U", "master", server.database]
-    if protocol == "simple":
-        subprocess.run([f"{folder}/pgbench", "-i", "-q", *target], env=environment, check=True, capture_output=True)
+    subprocess.run([f"{folder}/pgbench", "-i", "-q", *target], env=environment, check=True, capture_output=True)
     command = [f"{folder}/pgbench", "-c", "8", "-j", "2", "-T", "4", "-M", protocol, "-n", *target]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and "aborted" not in done.stderr, done.stderr
