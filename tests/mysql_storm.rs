@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use harness::mysql::Product;
 use harness::storm::{Storm, duration};
-use harness::{PATIENCE, Server};
+use harness::{PATIENCE, Server, eventually};
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, Statement};
 use sqlx::mysql::{MySqlConnectOptions, MySqlSslMode};
@@ -29,20 +29,27 @@ const BENCHES: [(&str, &[&str]); 4] = [
     ("oltp_point_select", &["--threads=64"]),
 ];
 
+/// Of all of them.
+const THREADS: usize = 160;
+
 /// Runs all of them at once in a storm.
 fn sysbench(product: Product) {
     // Of 80 transactions of twenty statements on two cores some last longer than the usual budget of half a second.
     let server = Arc::new(Server::of(&product.cluster("orders", "stall_budget_ms = 3000")));
     server.sysbench("oltp_read_write", &["--threads=2", "prepare"], 2 * PATIENCE);
     let time = format!("--time={}", half().as_secs());
-    let storm = Storm::over(&server);
-    std::thread::scope(|scope| {
+    let storm = std::thread::scope(|scope| {
         for (test, words) in BENCHES {
             let all: Vec<&str> =
                 words.iter().copied().chain([&*time, "--report-interval=0", "run"]).collect();
             let server = &server;
             scope.spawn(move || undisturbed(&server.sysbench(test, &all, half() + PATIENCE)));
         }
+        // It gives up if its threads are not all there within half a minute, whoever is to blame.
+        let connected =
+            || server.json(&["sessions", "orders", "--json"])["sessions"].as_array().unwrap().len();
+        eventually("all threads are connected", || connected() >= THREADS);
+        Storm::over(&server)
     });
     storm.end(&format!("{product:?} sysbench"));
 }

@@ -55,6 +55,13 @@ pub enum Drift {
     Possible,
 }
 
+impl Drift {
+    /// The session should look at itself before long.
+    pub fn calls_for_a_look(self) -> bool {
+        self >= Drift::Known
+    }
+}
+
 /// What becomes of a session whose backend is gone or must go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {

@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWrite};
 use super::backend::Backend;
 use super::buffers;
 use super::stream::ClientStream;
-use crate::engine::{Admission, Drift, Engine, Rest, Tracker};
+use crate::engine::{Admission, Engine, Rest, Tracker};
 use crate::telemetry::ClusterMetrics;
 
 /// A buffer that holds a request at the gate is not filled further than this.
@@ -166,7 +166,7 @@ impl<E: Engine> Pump<'_, E> {
         let due = match report {
             Report::Nothing => false,
             Report::Quiet => self.tracker.is_quiet(),
-            Report::Drifted => self.tracker.drift() >= Drift::Known && self.tracker.is_quiet(),
+            Report::Drifted => self.tracker.drift().calls_for_a_look() && self.tracker.is_quiet(),
             Report::Answered => self.tracker.is_answered(),
         };
         let due = due || (self.tracker.is_quiet() && self.watch.stops());

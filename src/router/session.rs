@@ -23,7 +23,7 @@ use super::backend::Backend;
 use super::fleet::{Membership, Order};
 use super::gate::{Gate, Phase, Signal};
 use super::relay::{self, ClientEnd, Event, Manner, Pump, Report};
-use crate::engine::{Admission, Drift, Engine, Farewell, Tracker};
+use crate::engine::{Admission, Engine, Farewell, Tracker};
 
 pub(super) mod account;
 mod attach;
@@ -224,7 +224,7 @@ impl<E: Engine> Session<E> {
         if self.rest.survey_due() || self.rest.is_overdue() {
             return Box::pin(self.look_at_itself()).await;
         }
-        if self.tracker.drift() == Drift::Possible {
+        if self.tracker.drift().calls_for_a_look() {
             self.rest.drifted();
         }
         Ok(())

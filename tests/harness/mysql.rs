@@ -76,7 +76,7 @@ impl Server {
         command
             .arg(test)
             .args(["--db-driver=mysql", "--mysql-user=admin", "--mysql-db=app", "--tables=4"])
-            .args(["--table-size=20000", "--rand-type=uniform", "--thread-init-timeout=120"])
+            .args(["--table-size=20000", "--rand-type=uniform"])
             .arg(format!("--mysql-host={}", self.address().ip()))
             .arg(format!("--mysql-port={}", self.address().port()))
             .arg(format!("--mysql-password={}", self.password("orders")))
