@@ -544,6 +544,9 @@ def role_that_would_not_be_let_in(world, name):
     wire.over()
 
 
+CLOSE.case(role_that_would_not_be_let_in)
+
+
 def at_rest_and_closed(*opening):
     def case(world, name):
         wire = world.wire()

@@ -753,35 +753,6 @@ def a_changed_user_without_tls(server, client):
     yield from changes(server, use_pure=False, **options)
 
 
-@of_products(*MODERN)
-def accounts_that_are_no_more(server, client):
-    """locked, or dropped: their sessions end, and are told why"""
-    gone = [account(server, name) for name in ("is_locked", "is_dropped")]
-    sessions = [Session(server, client, **who) for who in gone]
-    as_master(server, "ALTER USER is_locked ACCOUNT LOCK", "DROP USER is_dropped")
-    yield
-    for session in sessions:
-        session.type("SELECT 1;\n")
-        session.until("ERROR 1105")
-        assert "The session was lost" in session.until("\n")
-        session.close()
-
-
-@case()
-def a_changed_password(server, client):
-    """nobody can log in as who had the old one: such a session ends, and is told why"""
-    who = account(server, f"changing_{client}")
-    session = Session(server, client, **who)
-    assert session.ask(f"SET PASSWORD = {hashed(server, 'fresh')};") == ""
-    assert session.value("CURRENT_USER()") == f"{who['user']}@%"
-    yield
-    session.type("SELECT 1;\n")
-    session.until("ERROR 1105")
-    assert "Access denied" in session.until("\n")
-    assert "1" in run(server, client, sql="SELECT 1;", **{**who, "password": "fresh"})
-    session.close()
-
-
 # How they come out ----------------------------------------------------------------------------------------------------
 
 OUTCOMES = {}
