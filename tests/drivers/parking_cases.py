@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 
+import pytest
 from conftest import running, wait_until
 
 PLACES = 40
@@ -47,6 +48,24 @@ def share(engine, *, wait_ms, after_ms=None, places=PLACES):
     parameters = {"max_connections": str(places + RESERVED)}
     with running(engine.make(cluster=cluster, parameters=parameters, memory="512MiB")):
         yield Parked(engine)
+
+
+def shared(make, **options):
+    """A fixture: one such server for all tests of a file."""
+
+    @pytest.fixture(scope="module")
+    def fixture():
+        with share(make(), **options) as parked:
+            parked.engine.prepare()
+            yield parked
+
+    return fixture
+
+
+def server_connections(engine):
+    """How many sessions the server has, besides the one that asks."""
+    with engine.server.connect() as connection:
+        return engine.one(connection, engine.other_connections)
 
 
 def until(end, keepers, others=()):
@@ -219,7 +238,7 @@ def test_sessions_are_parked_after_every_statement(eager):
     print(f"{sum(keeper.rounds for keeper in keepers)} rounds, {eager.metric('rebuilds_total') - rebuilds} rebuilds")
     assert eager.metric("rebuilds_total") - rebuilds > sum(keeper.rounds for keeper in keepers)
     wait_until(lambda: set(eager.states()) == {"parked"}, "all are parked")
-    assert eager.engine.server_connections(eager) == 0
+    assert server_connections(eager.engine) == 0
     for keeper in keepers:
         keeper.is_whole()
     close_all(keepers)

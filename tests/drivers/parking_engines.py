@@ -52,18 +52,13 @@ class Postgres(crash_engines.Postgres):
     }
     few = 4
     prepares = "PREPARE gone_statement AS {}"
+    other_connections = (
+        "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND datname = current_database()"
+        " AND pid <> pg_backend_pid()"
+    )
 
     def keeper(self, number):
         return PostgresKeeper(self, number)
-
-    def server_connections(self, parked):
-        """How many sessions the server has, besides the one that asks."""
-        with self.server.connect() as connection:
-            return self.one(
-                connection,
-                "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND datname = current_database()"
-                " AND pid <> pg_backend_pid()",
-            )
 
 
 class MysqlKeeper:
@@ -122,13 +117,9 @@ class Mysql(crash_engines.Mysql):
     }
     few = 4
     prepares = "PREPARE gone_statement FROM '{}'"
+    other_connections = (
+        "SELECT count(*) FROM information_schema.PROCESSLIST WHERE USER = 'master' AND ID <> CONNECTION_ID()"
+    )
 
     def keeper(self, number):
         return MysqlKeeper(self, number)
-
-    def server_connections(self, parked):
-        with self.server.connect() as connection:
-            return self.one(
-                connection,
-                "SELECT count(*) FROM information_schema.PROCESSLIST WHERE USER = 'master' AND ID <> CONNECTION_ID()",
-            )

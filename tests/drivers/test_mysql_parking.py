@@ -6,23 +6,17 @@ import subprocess
 import pytest
 from conftest import wait_until
 from parking_cases import *
-from parking_cases import SHORT_WAIT, share
+from parking_cases import SHORT_WAIT, shared
 from parking_engines import Mysql
 
 
-def shared(**options):
-    @pytest.fixture(scope="module")
-    def fixture():
-        with share(Mysql("mariadb"), **options) as parked:
-            parked.engine.prepare()
-            yield parked
-
-    return fixture
+def of_mariadb():
+    return Mysql("mariadb")
 
 
-crowded = shared(wait_ms=20_000)
-full = shared(wait_ms=SHORT_WAIT, places=Mysql.few)
-eager = shared(wait_ms=20_000, after_ms=0)
+crowded = shared(of_mariadb, wait_ms=20_000)
+full = shared(of_mariadb, wait_ms=SHORT_WAIT, places=Mysql.few)
+eager = shared(of_mariadb, wait_ms=20_000, after_ms=0)
 
 
 @pytest.mark.parametrize("statements", ["disable", "auto"])

@@ -7,23 +7,17 @@ import psycopg
 import pytest
 from conftest import wait_until
 from parking_cases import *
-from parking_cases import SHORT_WAIT, share
+from parking_cases import SHORT_WAIT, shared
 from parking_engines import Postgres
 
 
-def shared(**options):
-    @pytest.fixture(scope="module")
-    def fixture():
-        with share(Postgres("15"), **options) as parked:
-            parked.engine.prepare()
-            yield parked
-
-    return fixture
+def of_postgres():
+    return Postgres("15")
 
 
-crowded = shared(wait_ms=20_000)
-full = shared(wait_ms=SHORT_WAIT, places=Postgres.few)
-eager = shared(wait_ms=20_000, after_ms=0)
+crowded = shared(of_postgres, wait_ms=20_000)
+full = shared(of_postgres, wait_ms=SHORT_WAIT, places=Postgres.few)
+eager = shared(of_postgres, wait_ms=20_000, after_ms=0)
 
 
 @pytest.mark.parametrize("protocol", ["simple", "prepared"])
