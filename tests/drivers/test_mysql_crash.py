@@ -76,3 +76,31 @@ def test_what_the_wire_tells_exactly_is_no_loss(shared):
         assert tuple(_ask(session, "SELECT @@autocommit, @own")[0]) == (0, "mine")
         session.close()
     reads.close()
+
+
+def test_whoever_would_not_be_let_in_again_is_told_so_after_a_crash(shared):
+    """No change was sought since the account was changed, so nobody has looked at it before."""
+    server = shared.server
+    with server.connect() as master:
+        _ask(master, "CREATE USER was_changed IDENTIFIED BY 'old'")
+        _ask(master, "CREATE USER was_dropped IDENTIFIED BY 'old'")
+    changed, dropped = (
+        server.connect(user=name, password="old", database=None) for name in ("was_changed", "was_dropped")
+    )
+    settle(server)
+    new = "PASSWORD('new')" if server.product in ("mariadb", "mysql56") else "'new'"
+    with server.connect() as master:
+        _ask(master, f"SET PASSWORD FOR was_changed = {new}")
+        _ask(master, "DROP USER was_dropped")
+    before = server.status()["backend_pid"]
+    shared.kill_database()
+    until_another(server, before)
+    for session in (changed, dropped):
+        with pytest.raises(pymysql.err.OperationalError, match="The session was lost.*Access denied") as caught:
+            _ask(session, "SELECT 1")
+        assert caught.value.args[0] == 1105
+        assert shared.is_closed(session)
+    with server.connect(user="was_changed", password="new", database=None) as again:
+        assert _ask(again, "SELECT 1") == ((1,),)
+    with server.connect() as master:
+        _ask(master, "DROP USER was_changed")
