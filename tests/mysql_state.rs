@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use scalepoint::engine::mysql::answer::{Answer, Script};
 use scalepoint::engine::mysql::capability::{Contract, Product, bit};
-use scalepoint::engine::mysql::capture::{Capture, observation};
+use scalepoint::engine::mysql::capture::{Capture, observable, observation};
 use scalepoint::engine::mysql::log_in::LoggedIn;
 use scalepoint::engine::mysql::packet;
 use scalepoint::engine::mysql::restore::{Restore, Restored};
@@ -345,8 +345,8 @@ impl Connection {
 
     fn capture_after(&mut self, server: &Server, drift: Drift, last: &State) -> Result<State, DialogueError> {
         let text = |value: Option<Bytes>| value.map(|value| String::from_utf8(value.to_vec()).unwrap());
-        let observed: Vec<Vec<Option<String>>> = observation(&self.logged_in)
-            .map(|sql| server.connect("root", "", MODERN).values(&sql))
+        let observed: Vec<Vec<Option<String>>> = observable(&self.logged_in)
+            .map(|id| server.connect("root", "", MODERN).values(&observation(&[id])))
             .unwrap_or_default()
             .into_iter()
             .map(|row| row.into_iter().map(text).collect())

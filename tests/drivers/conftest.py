@@ -30,6 +30,7 @@ import time
 
 import psycopg
 import pytest
+import template
 from xdist.scheduler import LoadScopeScheduling
 
 # They are full of assertions, too.
@@ -46,14 +47,41 @@ class ByServer(LoadScopeScheduling):
     """
 
     def _split_scope(self, nodeid):
-        path, _, name = nodeid.partition("::")
-        values = name.partition("[")[2].rstrip("]").split("-")
-        servers = [value for value in values if value in SERVERS]
-        return "-".join([path, *servers[:1]])
+        return scope(nodeid)
+
+
+def scope(nodeid):
+    path, _, name = nodeid.partition("::")
+    values = name.partition("[")[2].rstrip("]").split("-")
+    servers = [value for value in values if value in SERVERS]
+    return "-".join([path.rpartition("/")[2].removesuffix(".py"), *servers[:1]])
+
+
+#: Whose tests last longest together, in this order: a worker that begins one of them last would keep everybody waiting.
+LONGEST = [
+    "test_mysql_crash-mysql9",
+    "test_crash",
+    "test_mysql_crash-mariadb",
+    "test_mysql_cli-mariadb",
+    "test_forced",
+    "test_parking",
+    "test_mysql_crash-mysql56",
+    "test_mysql_session_state-mysql9",
+    "test_mysql_cli-mysql9",
+    "test_storm",
+]
 
 
 def pytest_xdist_make_scheduler(config, log):
+    # By how long they last, not by how many they are.
+    config.option.loadscopereorder = False
     return ByServer(config, log)
+
+
+def pytest_collection_modifyitems(items):
+    rank = {name: place for place, name in enumerate(LONGEST)}
+    # Within a scope, and of those that are not listed, the order stays.
+    items.sort(key=lambda item: rank.get(scope(item.nodeid), len(rank)))
 
 
 START_DEADLINE = 60
@@ -156,11 +184,27 @@ database_name = "{database}"
 """)
         self.log_path = self.folder / "serve.log"
         self.process = None
+        #: What is in a volume, of all that a server is made with.
+        self.of_the_volume = (str(programs_folder), self.engine, self.min_capacity, database, group)
 
     # Life
 
     def start(self):
         """Starts and waits for the line `ready`."""
+        if not self.data_dir.exists():
+            template.copy(self.of_the_volume, self.data_dir, self._make)
+        return self._start()
+
+    def _make(self, folder):
+        """The data directory, as a first start and stop leave it."""
+        self._start().stop()
+        for own in ("certs", f"{self.name}/run", f"{self.name}/log"):
+            shutil.rmtree(self.data_dir / own, ignore_errors=True)
+        # Another file system, perhaps.
+        shutil.move(self.data_dir, folder)
+        self.log_path.unlink()
+
+    def _start(self):
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 [binary(), "serve", "--config", str(self.config)],

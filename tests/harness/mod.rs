@@ -21,6 +21,7 @@ use tempfile::TempDir;
 
 pub mod mysql;
 pub mod storm;
+mod template;
 pub mod tls_client;
 
 /// How long anything may take that is expected to happen.
@@ -117,7 +118,22 @@ impl Server {
 
     /// With these sections.
     pub fn of(sections: &str) -> Server {
-        Server::in_folder(folder(), sections)
+        let folder = folder();
+        // Of what a cluster's section says, only these lines are in its volume.
+        if sections.matches("[[cluster]]").count() == 1 && !sections.contains(".parameters]") {
+            let of_the_volume = |line: &&str| line.starts_with("engine = ") || line.starts_with("server = ");
+            let key: Vec<&str> = sections.lines().filter(of_the_volume).collect();
+            template::copy(&key.join("\n"), &folder.path().join("data"), |data| {
+                let folder = Server::in_folder(self::folder(), sections).stop_and_keep();
+                let made = folder.path().join("data");
+                for own in ["certs", "orders/run", "orders/log"] {
+                    std::fs::remove_dir_all(made.join(own)).unwrap();
+                }
+                let moved = Command::new("cp").arg("-a").arg(made).arg(data).status();
+                assert!(moved.unwrap().success());
+            });
+        }
+        Server::in_folder(folder, sections)
     }
 
     /// In a folder that may hold the data of an earlier one.

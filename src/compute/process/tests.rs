@@ -79,6 +79,25 @@ impl Ground {
         Self { folder, kind }
     }
 
+    /// With a volume, which is the same as one that it would make.
+    #[expect(clippy::disallowed_methods, reason = "a test's own thread serves nobody")]
+    fn with_volume(kind: Kind) -> Self {
+        let ground = Self::new(kind);
+        template::copy(&format!("provider {kind:?}"), &ground.folder.path().join("volume"), |volume| {
+            let first = Self::new(kind);
+            let made = tokio::task::block_in_place(|| {
+                tokio::runtime::Handle::current().block_on(first.provider().recover())
+            });
+            made.unwrap();
+            let moved = std::process::Command::new("cp")
+                .arg("-a")
+                .args([&first.folder.path().join("volume"), volume])
+                .status();
+            assert!(moved.unwrap().success());
+        });
+        ground
+    }
+
     fn config(&self) -> ProcessConfig {
         let parameters = match self.kind {
             Kind::Postgres => BTreeMap::from([("log_min_messages".to_owned(), "warning".to_owned())]),
@@ -171,34 +190,36 @@ async fn mysql(
 
 /// The tests that every kind of server passes.
 macro_rules! for_every_kind {
-    ($($test:ident),+ $(,)?) => {
-        for_every_kind!(@ postgres Postgres $($test)+);
-        for_every_kind!(@ mariadb MariaDb $($test)+);
-        for_every_kind!(@ mysql9 MySql9 $($test)+);
-        for_every_kind!(@ mysql56 MySql56 $($test)+);
+    ($($ground:ident: $($test:ident),+;)+) => {
+        for_every_kind!(@ postgres Postgres $($ground: $($test)+;)+);
+        for_every_kind!(@ mariadb MariaDb $($ground: $($test)+;)+);
+        for_every_kind!(@ mysql9 MySql9 $($ground: $($test)+;)+);
+        for_every_kind!(@ mysql56 MySql56 $($ground: $($test)+;)+);
     };
-    (@ $module:ident $kind:ident $($test:ident)+) => {
+    (@ $module:ident $kind:ident $($ground:ident: $($test:ident)+;)+) => {
         mod $module {
-            $(
+            $($(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $test() {
-                    super::$test(super::Ground::new(super::Kind::$kind)).await;
+                    super::$test(super::Ground::$ground(super::Kind::$kind)).await;
                 }
-            )+
+            )+)+
         }
     };
 }
 
 mod ahead;
+#[path = "../../../tests/harness/template.rs"]
+mod template;
 
 for_every_kind!(
-    a_cluster_is_made_moved_and_stopped,
-    a_killed_server_loses_nothing,
-    what_a_crashed_router_left_is_stopped,
-    a_wrong_parameter_is_named,
-    a_start_that_takes_too_long_or_is_dropped_leaves_nothing_behind,
-    what_was_prepared_goes_when_it_is_not_wanted,
-    volumes_that_cannot_serve_are_refused,
+    new: a_cluster_is_made_moved_and_stopped, volumes_that_cannot_serve_are_refused;
+    with_volume:
+        a_killed_server_loses_nothing,
+        what_a_crashed_router_left_is_stopped,
+        a_wrong_parameter_is_named,
+        a_start_that_takes_too_long_or_is_dropped_leaves_nothing_behind,
+        what_was_prepared_goes_when_it_is_not_wanted;
 );
 
 async fn moved(provider: &ProcessProvider, old: &Instance, to: &Resources) -> Instance {
@@ -338,7 +359,7 @@ async fn a_wrong_parameter_is_named(ground: Ground) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_server_and_its_busy_children_are_cleared_before_the_next_start() {
-    let ground = Ground::new(Kind::Postgres);
+    let ground = Ground::with_volume(Kind::Postgres);
     let provider = ground.provider();
     provider.recover().await.unwrap();
     let first = provider.launch(&resources(2)).await.unwrap();
@@ -383,7 +404,7 @@ async fn what_a_crashed_router_left_is_stopped(ground: Ground) {
 async fn a_capacity_that_does_not_start_leaves_the_old_one_serving() {
     // Not the MySQLs: they would really try to have so much memory.
     for kind in [Kind::Postgres, Kind::MariaDb] {
-        a_capacity_that_does_not_start(Ground::new(kind)).await;
+        a_capacity_that_does_not_start(Ground::with_volume(kind)).await;
     }
 }
 
@@ -513,7 +534,7 @@ async fn mysqls_have_two_accounts_and_no_other_way_in() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mysqls_show_the_router_what_it_asks_about_sessions() {
     for kind in [Kind::MariaDb, Kind::MySql9] {
-        let ground = Ground::new(kind);
+        let ground = Ground::with_volume(kind);
         let provider = ground.provider();
         provider.recover().await.unwrap();
         let instance = provider.launch(&resources(2)).await.unwrap();
@@ -557,7 +578,7 @@ async fn mysqls_show_the_router_what_it_asks_about_sessions() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mysqls_write_nothing_beside_their_cluster() {
     for kind in MYSQLS {
-        let ground = Ground::new(kind);
+        let ground = Ground::with_volume(kind);
         let provider = ground.provider();
         provider.recover().await.unwrap();
         let instance = provider.launch(&resources(2)).await.unwrap();
@@ -580,7 +601,7 @@ async fn mysqls_write_nothing_beside_their_cluster() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mariadb_takes_the_clients_address_from_the_router() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let ground = Ground::new(Kind::MariaDb);
+    let ground = Ground::with_volume(Kind::MariaDb);
     let provider = ground.provider();
     provider.recover().await.unwrap();
     let instance = provider.launch(&resources(2)).await.unwrap();

@@ -70,7 +70,7 @@ fn parent(pid: u32) -> Option<u32> {
     status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
 }
 
-for_every_kind!(a_server_sent_ahead_waits_for_the_end_of_the_old_one);
+for_every_kind!(with_volume: a_server_sent_ahead_waits_for_the_end_of_the_old_one;);
 
 async fn a_server_sent_ahead_waits_for_the_end_of_the_old_one(ground: Ground) {
     let (provider, kind) = (ground.provider(), ground.kind);
@@ -114,7 +114,7 @@ async fn a_server_sent_ahead_waits_for_the_end_of_the_old_one(ground: Ground) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_next_server_has_read_too_early_it_reads_again() {
-    let ground = Ground::new(Kind::Postgres);
+    let ground = Ground::with_volume(Kind::Postgres);
     let provider = ground.provider();
     provider.recover().await.unwrap();
     let first = provider.launch(&resources(2)).await.unwrap();
@@ -129,7 +129,7 @@ async fn what_the_next_server_has_read_too_early_it_reads_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn settings_that_are_included_are_not_read_ahead() {
-    let ground = Ground::new(Kind::Postgres);
+    let ground = Ground::with_volume(Kind::Postgres);
     let provider = ground.provider();
     provider.recover().await.unwrap();
     assert!(provider.flavour.threshold(&provider.site).is_some());
