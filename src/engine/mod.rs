@@ -117,9 +117,11 @@ pub trait Engine: Sized + Send + Sync + std::fmt::Debug + 'static {
     fn framing(startup: &Self::Startup) -> Option<Box<dyn Framing>>;
     /// How many bytes of its cancel secret this client was given.
     fn secret_length(startup: &Self::Startup) -> usize;
-    /// What the router must ask in its own name before [`capture`](Engine::capture), because the session's user may
-    /// not see it; one statement.
-    fn observation(logged_in: &Self::LoggedIn) -> Option<String>;
+    /// The id of a session of which the router must ask in its own name before [`capture`](Engine::capture), because the
+    /// session's user may not see it.
+    fn observable(logged_in: &Self::LoggedIn) -> Option<u32>;
+    /// What is asked then, for several sessions at once; one statement. Each row begins with the id.
+    fn observation(ids: &[u32]) -> String;
     /// Captures a session at rest.
     fn capture(inquiry: &Inquiry<'_, Self>) -> Self::Capture;
     /// A capture is done: adds what only the wire knows.

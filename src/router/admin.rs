@@ -15,6 +15,10 @@ use super::fleet::{Aide, Fleet};
 use super::gate::{Gate, Phase};
 use crate::engine::{DialogueError, Engine, RouterLogin};
 
+mod observe;
+
+use observe::Observer;
+
 /// Questions that may wait; further ones are turned away.
 const MAX_WAITING: usize = 4096;
 /// How long a question may wait for a database, and for its answer.
@@ -35,6 +39,7 @@ enum Ask<E: Engine> {
     Run(String, oneshot::Sender<Result<Rows, BackendError>>),
     Contract(oneshot::Sender<E::Contract>),
     Names(String, oneshot::Sender<Vec<String>>),
+    Observe(Observer),
 }
 
 /// What an account is looked up for.
@@ -133,6 +138,20 @@ impl<E: Engine> Admin<E> {
         Ok(rows.into_iter().flatten().next().flatten())
     }
 
+    /// What [`Engine::observation`] says of a session. Sessions that ask while another question is being answered share
+    /// the next one, so that a thousand of them wait for sixteen answers, not for a thousand.
+    ///
+    /// # Cancel safety
+    /// Who asks no longer is not waited for.
+    pub async fn observe(&self, id: u32) -> Result<Rows, Arc<BackendError>> {
+        let (answer, answered) = oneshot::channel();
+        self.asks.try_send(Ask::Observe((id, answer))).map_err(|_| BackendError::TooSlow)?;
+        timeout(PATIENCE, answered)
+            .await
+            .map_err(|_| BackendError::TooSlow)?
+            .map_err(|_| BackendError::Closed)?
+    }
+
     /// Runs one statement and returns its rows.
     pub async fn run(&self, sql: &str) -> Result<Rows, BackendError> {
         let (answer, answered) = oneshot::channel();
@@ -186,6 +205,7 @@ impl<E: Engine> Task<E> {
             tokio::select! {
                 changed = self.gate.changed() => if changed.is_err() { return },
                 ask = asks.recv(), if open => match ask {
+                    Some(Ask::Observe(first)) => self.observe(first, &mut asks).await,
                     Some(ask) => self.answer(ask).await,
                     None => return,
                 },
@@ -195,6 +215,7 @@ impl<E: Engine> Task<E> {
 
     async fn answer(&mut self, ask: Ask<E>) {
         match ask {
+            Ask::Observe(asker) => self.observe_all(vec![asker]).await,
             Ask::Account(user, purpose, answer) => {
                 if answer.is_closed() {
                     return;

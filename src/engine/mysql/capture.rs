@@ -36,7 +36,7 @@ mod variables;
 use evidence::{Counters, Observed};
 use user_variables::Kinds;
 
-pub use evidence::observation;
+pub use evidence::{observable, observation};
 
 /// What an answer is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -112,8 +112,12 @@ impl Engine for Mysql {
         0
     }
 
-    fn observation(logged_in: &log_in::LoggedIn) -> Option<String> {
-        capture::observation(logged_in)
+    fn observable(logged_in: &log_in::LoggedIn) -> Option<u32> {
+        capture::observable(logged_in)
+    }
+
+    fn observation(connection_ids: &[u32]) -> String {
+        capture::observation(connection_ids)
     }
 
     fn capture(inquiry: &Inquiry<'_, Mysql>) -> capture::Capture {

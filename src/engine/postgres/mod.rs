@@ -109,8 +109,12 @@ impl Engine for Postgres {
         startup.secret_length()
     }
 
-    fn observation(_: &log_in::LoggedIn) -> Option<String> {
+    fn observable(_: &log_in::LoggedIn) -> Option<u32> {
         None
+    }
+
+    fn observation(_: &[u32]) -> String {
+        String::new()
     }
 
     fn capture(inquiry: &Inquiry<'_, Postgres>) -> capture::Capture {

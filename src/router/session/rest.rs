@@ -1,5 +1,6 @@
 //! When a session last looked at itself, when it should again, and whether it holds still for a change.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -9,7 +10,7 @@ use tokio::time::{Instant, timeout};
 use super::account::{Admittance, Verdict};
 use super::{End, Session};
 use crate::engine::{DialogueError, Drift, Engine, Inquiry, Obstacle, Tracker};
-use crate::router::admin::{Admin, Rows};
+use crate::router::admin::Rows;
 use crate::router::backend::BackendError;
 use crate::router::fleet::{Attachment, Membership};
 use crate::router::gate::{Phase, Signal};
@@ -197,14 +198,6 @@ async fn cancelled_when_late<T, C: Future<Output = bool>>(
     }
 }
 
-/// Asks in the router's own name what a session's user may not see.
-async fn observe<E: Engine>(observer: &Admin<E>, question: Option<String>) -> Result<Rows, BackendError> {
-    match question {
-        Some(sql) => observer.run(&sql).await,
-        None => Ok(Rows::new()),
-    }
-}
-
 impl<E: Engine> Session<E> {
     /// The gate is shut and the session is at rest: it holds still from here on.
     pub(super) async fn at_rest(&mut self, signal: &Signal) -> Result<(), End> {
@@ -266,9 +259,7 @@ impl<E: Engine> Session<E> {
             let _done = cancelling.await;
         }
         let started = Instant::now();
-        let question = self.backend.as_ref().and_then(|backend| E::observation(&backend.logged_in));
-        let observing = timeout(LOOK, observe(&self.cluster.observer, question)).await;
-        let observed = match observing.unwrap_or(Err(BackendError::TooSlow)) {
+        let observed = match self.observed().await {
             Ok(observed) => observed,
             Err(error) => {
                 self.looked(started);
@@ -309,6 +300,17 @@ impl<E: Engine> Session<E> {
                 tracing::debug!(session = self.membership.key().id, %error, "lost while looking");
                 self.backend_lost().await
             }
+        }
+    }
+
+    /// What the router sees of it in its own name.
+    async fn observed(&mut self) -> Result<Rows, Arc<BackendError>> {
+        match self.backend.as_ref().and_then(|backend| E::observable(&backend.logged_in)) {
+            Some(id) => {
+                let observing = timeout(LOOK, self.cluster.observer.observe(id)).await;
+                observing.unwrap_or_else(|_| Err(Arc::new(BackendError::TooSlow)))
+            }
+            None => Ok(Rows::new()),
         }
     }
 

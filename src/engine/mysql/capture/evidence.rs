@@ -13,18 +13,20 @@ use super::super::log_in::LoggedIn;
 use super::super::state::Wire;
 use crate::engine::Obstacle;
 
-/// What the router asks in its own name, because the session's user may not see it. Names and texts are in hexadecimal.
-/// Without autocommit, whoever asks `performance_schema` (`SHOW STATUS` does) keeps its tables locked: that is no obstacle.
-pub fn observation(logged_in: &LoggedIn) -> Option<String> {
-    if logged_in.product() != Product::MySql {
-        return None;
-    }
-    let id = logged_in.connection_id;
-    let thread = format!("performance_schema.threads t WHERE t.PROCESSLIST_ID={id}");
+/// Under which id the router finds in its own name what the session's user may not see. MariaDB shows it everything.
+pub fn observable(logged_in: &LoggedIn) -> Option<u32> {
+    (logged_in.product() == Product::MySql).then_some(logged_in.connection_id)
+}
+
+/// What the router asks about those connections. The first column is the connection's id; names and texts are in
+/// hexadecimal. Without autocommit, whoever asks `performance_schema` (`SHOW STATUS` does) keeps its tables locked: that
+/// is no obstacle.
+pub fn observation(connection_ids: &[u32]) -> String {
+    let ids: Vec<String> = connection_ids.iter().map(u32::to_string).collect();
+    let them = format!("t.PROCESSLIST_ID IN ({})", ids.join(","));
     let of = |table: &str, column: &str| {
         format!(
-            "performance_schema.threads t JOIN performance_schema.{table} x ON x.{column}=t.THREAD_ID \
-             WHERE t.PROCESSLIST_ID={id}"
+            "performance_schema.threads t JOIN performance_schema.{table} x ON x.{column}=t.THREAD_ID WHERE {them}"
         )
     };
     let (locks, variables, statements) = (
@@ -32,15 +34,15 @@ pub fn observation(logged_in: &LoggedIn) -> Option<String> {
         of("user_variables_by_thread", "THREAD_ID"),
         of("prepared_statements_instances", "OWNER_THREAD_ID"),
     );
-    Some(format!(
-        "SELECT 'S',(SELECT i.ENABLED FROM performance_schema.setup_instruments i \
-         WHERE i.NAME='wait/lock/metadata/sql/mdl'),t.INSTRUMENTED FROM {thread} \
-         UNION ALL SELECT 'L',CONCAT_WS(' ',x.OBJECT_TYPE,x.LOCK_TYPE,x.LOCK_DURATION),NULL FROM {locks} \
+    format!(
+        "SELECT t.PROCESSLIST_ID,'S',(SELECT i.ENABLED FROM performance_schema.setup_instruments i \
+         WHERE i.NAME='wait/lock/metadata/sql/mdl'),t.INSTRUMENTED FROM performance_schema.threads t WHERE {them} \
+         UNION ALL SELECT t.PROCESSLIST_ID,'L',CONCAT_WS(' ',x.OBJECT_TYPE,x.LOCK_TYPE,x.LOCK_DURATION),NULL FROM {locks} \
          AND x.LOCK_STATUS='GRANTED' AND NOT(x.OBJECT_SCHEMA<=>'performance_schema') \
-         UNION ALL SELECT 'V',HEX(x.VARIABLE_NAME),NULL FROM {variables} \
-         UNION ALL SELECT 'P',HEX(x.STATEMENT_NAME),HEX(x.SQL_TEXT) FROM {statements} \
+         UNION ALL SELECT t.PROCESSLIST_ID,'V',HEX(x.VARIABLE_NAME),NULL FROM {variables} \
+         UNION ALL SELECT t.PROCESSLIST_ID,'P',HEX(x.STATEMENT_NAME),HEX(x.SQL_TEXT) FROM {statements} \
          AND x.STATEMENT_NAME IS NOT NULL"
-    ))
+    )
 }
 
 /// MariaDB's locks of one connection. `CONNECTION_ID()` would say what the client has set `pseudo_thread_id` to.
@@ -70,7 +72,7 @@ impl Observed {
     pub(super) fn read(rows: &[Vec<Option<String>>]) -> Observed {
         let mut observed = Observed::default();
         for row in rows {
-            let [Some(tag), first, second] = &row[..] else { continue };
+            let [_id, Some(tag), first, second] = &row[..] else { continue };
             let text = |value: &Option<String>| {
                 value.as_ref().and_then(|text| hex::decode(text).ok()).map(Bytes::from).unwrap_or_default()
             };
@@ -287,18 +289,19 @@ mod tests {
 
     #[test]
     fn what_is_seen_need_not_be_suspected() {
-        let seen = Observed::read(&[row(&["S", "YES", "YES"]), row(&["V", "C3A4", ""])]);
+        let seen = Observed::read(&[row(&["7", "S", "YES", "YES"]), row(&["7", "V", "C3A4", ""])]);
         assert_eq!((seen.is_complete(), &seen.names[0][..]), (true, "\u{e4}".as_bytes()));
         let wire = Wire { suspicion: Some(Obstacle::NamedLock), ..Wire::default() };
         let none = counters(0, 0, 0, 0);
         assert_eq!(obstacle(Product::MySql, &seen, Some(&none), &wire), None);
-        let off = Observed::read(&[row(&["S", "NO", "YES"])]);
+        let off = Observed::read(&[row(&["7", "S", "NO", "YES"])]);
         assert_eq!(obstacle(Product::MySql, &off, Some(&none), &wire), Some(Obstacle::NamedLock));
-        let locked = Observed::read(&[row(&["S", "YES", "YES"]), row(&["L", "TABLE SHARED EXPLICIT", ""])]);
+        let locked =
+            Observed::read(&[row(&["7", "S", "YES", "YES"]), row(&["7", "L", "TABLE SHARED EXPLICIT", ""])]);
         assert_eq!(obstacle(Product::MySql, &locked, Some(&none), &wire), Some(Obstacle::Handler));
         assert!(!Observed::read(&[]).is_complete());
         // What the last statement has locked is released a moment after its answer.
-        let row = row(&["L", "TABLE SHARED_READ TRANSACTION", ""]);
+        let row = row(&["7", "L", "TABLE SHARED_READ TRANSACTION", ""]);
         let passing = Observed { brief: true, ..seen };
         assert_eq!(Observed::read(&[row]).locks, None);
         assert_eq!(obstacle(Product::MySql, &passing, Some(&none), &wire), None);
