@@ -22,6 +22,7 @@ use crate::router::admin::{Admin, Hours};
 use crate::router::fleet::{Fleet, Ids};
 use crate::router::listener::{Door, Listener, places};
 use crate::router::tls::{DevelopmentCertificates, Tls};
+use crate::router::turns::Turns;
 use crate::scaling::board::Board;
 use crate::scaling::clusters::{Clusters, Handle};
 use crate::scaling::driver::Driver;
@@ -326,8 +327,10 @@ fn assemble<E: Engine>(section: &ClusterConfig, shared: &Shared<'_>) -> Result<A
     let (accounts, chores, observer) = (admin(Hours::Open), admin(Hours::Open), admin(Hours::Held));
     let capacity = section.min_capacity;
     let board = Board::new(&section.name, capacity, Arc::clone(&fleet), metrics.clone());
+    let turns = Turns::start(metrics.turns.clone());
     let driver = Driver {
         config: section.clone(),
+        turns: Arc::clone(&turns),
         acu: shared.config.acu.clone(),
         board,
         fleet: Arc::clone(&fleet),
@@ -358,6 +361,7 @@ fn assemble<E: Engine>(section: &ClusterConfig, shared: &Shared<'_>) -> Result<A
         forced_change: section.forced_change,
         park_after: section.park_after,
         full_wait: section.full_wait,
+        turns,
         metrics,
         secret: shared.secret,
     });

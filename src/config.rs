@@ -127,6 +127,8 @@ pub struct ClusterConfig {
     pub park_after: Option<Duration>,
     /// How long a client waits for a place on a server that is full.
     pub full_wait: Duration,
+    /// How many statements outside a transaction begin at once; 0: as many as come, `None`: what the cores serve well.
+    pub statements_at_once: Option<usize>,
     /// How a forced change ends a session that blocks it.
     pub forced_change: ForcedChange,
     /// How the volume moves to the new instance.
@@ -259,6 +261,7 @@ impl ClusterConfig {
             stop_timeout: Duration::from_secs(30),
             park_after: None,
             full_wait: Duration::from_secs(5),
+            statements_at_once: None,
             forced_change: match engine {
                 Engine::Postgres => ForcedChange::Close,
                 // Its original kept the connection.

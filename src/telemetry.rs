@@ -8,7 +8,7 @@ mod metrics;
 
 pub use metrics::{
     CapacityOutcome, ClusterMetrics, ENCODING, HoldOutcome, Metrics, NAMES, ParkingMetrics, RefusalReason,
-    SessionGauge,
+    SessionGauge, TurnMetrics,
 };
 
 /// How `serve` writes its log.

@@ -153,6 +153,9 @@ fn read_scaling(section: &Section<'_>, config: &mut ClusterConfig) {
     if let Some(ms) = section.read("full_wait_ms", values::number(0..=600_000, "ms")) {
         config.full_wait = Duration::from_millis(ms.unsigned_abs());
     }
+    if let Some(most) = section.read("statements_at_once", values::number(0..=100_000, "statements")) {
+        config.statements_at_once = usize::try_from(most).ok();
+    }
     if let Some(value) = seconds("start_timeout_seconds", 1..=3600) {
         config.start_timeout = Duration::from_secs(value.into());
     }

@@ -144,7 +144,7 @@ s.toml:14: max_capacity: 5 is not a capacity of this engine (hint: the nearest c
 s.toml:15: auto_pause: must be true or false, not a string (hint: write true or false, without quotes)\n\
 s.toml:16: seconds_before_timeout: 30 is out of range (hint: 60 to 600 seconds)\n\
 s.toml:17: timeout_action: `Rollback` is not known (hint: one of \"RollbackCapacityChange\", \"ForceApplyCapacityChange\")\n\
-s.toml:18: unknown key `colour` in [[cluster]] (hint: known are name, engine, listen, server, min_capacity, max_capacity, auto_pause, seconds_until_auto_pause, seconds_before_timeout, timeout_action, stall_budget_ms, park_after_ms, full_wait_ms, start_timeout_seconds, stop_timeout_seconds, forced_change, handover, master_username, master_password_file, database_name, parameters)"
+s.toml:18: unknown key `colour` in [[cluster]] (hint: known are name, engine, listen, server, min_capacity, max_capacity, auto_pause, seconds_until_auto_pause, seconds_before_timeout, timeout_action, stall_budget_ms, park_after_ms, full_wait_ms, statements_at_once, start_timeout_seconds, stop_timeout_seconds, forced_change, handover, master_username, master_password_file, database_name, parameters)"
     );
 }
 
@@ -163,6 +163,7 @@ fn one_bad_line() {
         ("stall_budget_ms = 60001", "10 to 60000 ms"),
         ("park_after_ms = -1", "0 to 86400000 ms"),
         ("full_wait_ms = 600001", "0 to 600000 ms"),
+        ("statements_at_once = -1", "0 to 100000 statements"),
         ("handover = \"standby\"", "standby is not available yet"),
         ("handover = \"restrat\"", "did you mean \"restart\"?"),
         ("forced_change = \"abort\"", "one of \"close\", \"abort_transaction\""),

@@ -20,6 +20,7 @@ use super::relay::ClientEnd;
 use super::session::first::{NoBackend, first_backend};
 use super::session::{InDoubt, Parking, Session, rest::Rest};
 use super::stream::ClientStream;
+use super::turns::Turn;
 use super::{Cluster, random};
 use crate::engine::{Arrival, DialogueError, Engine, Farewell, Greeting, Refusal};
 use crate::telemetry::{ClusterMetrics, RefusalReason};
@@ -208,13 +209,14 @@ impl<E: Engine> Guest<E> {
         tracing::debug!("session begins");
         let gate = membership.gate();
         let parking = Parking::new(self.cluster.park_after);
+        let turn = Turn::new(&self.cluster.turns);
         let session = Box::new(Session {
             cluster: self.cluster,
             startup: self.startup,
             membership,
             orders,
             gate,
-            client: ClientEnd::new(self.stream, self.input),
+            client: ClientEnd::new(self.stream, self.input, turn),
             backend: Some(Box::new(backend)),
             cleared: 0,
             tracker,

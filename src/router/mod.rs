@@ -2,8 +2,8 @@
 //!
 //! In reading order: [`listener`] accepts; [`handshake`] opens a session for whom the [`porter`] has secured ([`tls`])
 //! and authenticated; [`session`] lives the
-//! session, copying bytes by [`relay`] between a [`stream`] and a [`backend`]; the [`gate`] says when it must hold
-//! still; the [`fleet`] knows all sessions; [`admin`] asks the database in the router's own name.
+//! session, copying bytes by [`relay`] between a [`stream`] and a [`backend`], its statements in [`turns`]; the [`gate`]
+//! says when it must hold still; the [`fleet`] knows all sessions; [`admin`] asks the database in the router's own name.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +21,7 @@ pub mod relay;
 pub mod session;
 pub mod stream;
 pub mod tls;
+pub mod turns;
 
 pub use crate::config::ForcedChange;
 pub use crate::engine::Obstacle;
@@ -55,6 +56,8 @@ pub struct Cluster<E: Engine> {
     pub park_after: Option<Duration>,
     /// How long a session may wait for a place on the server.
     pub full_wait: Duration,
+    /// How many of its statements begin at once.
+    pub turns: Arc<turns::Turns>,
     /// Its metrics.
     pub metrics: ClusterMetrics,
     /// Makes the stand-ins for unknown accounts; outlives restarts.

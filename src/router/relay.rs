@@ -16,6 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWrite};
 use super::backend::Backend;
 use super::buffers;
 use super::stream::ClientStream;
+use super::turns::Turn;
 use crate::engine::{Admission, Engine, Rest, Tracker};
 use crate::telemetry::ClusterMetrics;
 
@@ -72,12 +73,13 @@ pub struct ClientEnd {
     /// Written, but perhaps still in a layer of the stream.
     unflushed: bool,
     held: bool,
+    turn: Turn,
 }
 
 impl ClientEnd {
     /// A client that has been greeted; `from` may hold what it sent early.
-    pub fn new(stream: ClientStream, from: BytesMut) -> ClientEnd {
-        ClientEnd { stream, from: Flow { bytes: from, cleared: 0 }, unflushed: false, held: false }
+    pub fn new(stream: ClientStream, from: BytesMut, turn: Turn) -> ClientEnd {
+        ClientEnd { stream, from: Flow { bytes: from, cleared: 0 }, unflushed: false, held: false, turn }
     }
 }
 
@@ -88,6 +90,8 @@ pub struct Manner {
     pub admission: Admission,
     /// Stop for this.
     pub report: Report,
+    /// A statement that would begin from rest waits for its turn.
+    pub in_turn: bool,
 }
 
 /// Whoever looks on while bytes pass.
@@ -207,6 +211,9 @@ impl<E: Engine> Pump<'_, E> {
         let scan = self.tracker.server_bytes(&mut self.backend.input, self.names);
         *self.cleared = scan.forward;
         self.watch.seen(self.tracker);
+        if self.client.turn.is_running() && !self.tracker.is_running() {
+            self.client.turn.end();
+        }
         match scan {
             // First what comes before it, then the farewell is scanned again and decided on.
             _ if scan.farewell && scan.forward == 0 => Err(Event::Farewell),
@@ -232,7 +239,7 @@ impl<E: Engine> Pump<'_, E> {
             return Ok(true);
         }
         let before = from.bytes.len();
-        if !from.bytes.is_empty() && !self.client.held && self.scan_client(manner)? {
+        if !from.bytes.is_empty() && !self.client.held && self.scan_client(cx, manner)? {
             return Ok(true);
         }
         let from = &mut self.client.from;
@@ -244,14 +251,18 @@ impl<E: Engine> Pump<'_, E> {
             Poll::Ready(Ok(0) | Err(_)) => Err(Event::ClientGone),
             Poll::Ready(Ok(_)) if self.client.held => Ok(true),
             Poll::Ready(Ok(_)) => {
-                self.scan_client(manner)?;
+                self.scan_client(cx, manner)?;
                 Ok(true)
             }
         }
     }
 
     /// `Ok(true)`: there is something to write.
-    fn scan_client(&mut self, manner: Manner) -> Result<bool, Event> {
+    fn scan_client(&mut self, cx: &mut Context<'_>, manner: Manner) -> Result<bool, Event> {
+        let from_rest = manner.in_turn && self.tracker.is_quiet();
+        if from_rest && self.client.turn.poll_begin(cx).is_pending() {
+            return Ok(false);
+        }
         let from = &mut self.client.from;
         let scan = self.tracker.client_bytes(&mut from.bytes, manner.admission);
         from.cleared = scan.forward;
@@ -260,6 +271,8 @@ impl<E: Engine> Pump<'_, E> {
             self.watch.seen(self.tracker);
             return Ok(true);
         }
+        // Nothing has begun after all.
+        self.client.turn.end();
         match scan.rest {
             Rest::Goodbye => Err(Event::Goodbye),
             Rest::Violation(text) => Err(Event::Violation(text)),

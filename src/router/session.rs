@@ -257,7 +257,7 @@ impl<E: Engine> Session<E> {
 
     fn manner(&self, signal: &Signal) -> Manner {
         if self.doubt.stands_by() {
-            return Manner { admission: Admission::Nothing, report: Report::Answered };
+            return Manner { admission: Admission::Nothing, report: Report::Answered, in_turn: false };
         }
         let admission = match signal.phase {
             Phase::Open if self.is_leaving(signal) => Admission::OpenTransaction,
@@ -271,7 +271,11 @@ impl<E: Engine> Session<E> {
             Phase::Open if self.rest.due().is_none() => Report::Drifted,
             _ => Report::Nothing,
         };
-        Manner { admission, report }
+        // Others may wait for what it has locked.
+        let in_turn = admission == Admission::All
+            && E::state_obstacle(&self.state).or(self.rest.standing()).is_none()
+            && E::tie(&self.state).is_none();
+        Manner { admission, report, in_turn }
     }
 
     /// A client asks for its statement to be cancelled.

@@ -26,6 +26,7 @@ use crate::compute::{ComputeError, ComputeProvider, Instance, Resources};
 use crate::config::{AcuConfig, ClusterConfig};
 use crate::router::Obstacle;
 use crate::router::fleet::Fleet;
+use crate::router::turns::{Limit, Turns};
 
 /// Between two attempts to start a database that does not start.
 const RETRY: Duration = Duration::from_secs(2);
@@ -37,6 +38,8 @@ const RECALL: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_secs(1);
 /// How often the shutdown looks whether the last session has ended.
 const LOOK: Duration = Duration::from_millis(100);
+/// See [`served_well`]; measured (benches/README.md).
+const STATEMENTS_PER_CORE: usize = 4;
 /// How long a stop may take after the sessions have ended.
 const STOP: Duration = Duration::from_secs(60);
 
@@ -62,6 +65,14 @@ pub trait Maintenance: Send + Sync {
     async fn complete(&self) -> Result<(), String>;
 }
 
+/// How many statements the cores serve well: each core one, and others while those wait for a disk or their client.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few")]
+fn served_well(cpu_cores: f64) -> usize {
+    let all = std::thread::available_parallelism().map_or(1, usize::from);
+    let cores = (cpu_cores.ceil() as usize).clamp(1, all);
+    cores * STATEMENTS_PER_CORE
+}
+
 /// See the module.
 pub struct Driver {
     /// Its section of the configuration.
@@ -72,6 +83,8 @@ pub struct Driver {
     pub board: Arc<Board>,
     /// The sessions.
     pub fleet: Arc<Fleet>,
+    /// How many of their statements begin at once.
+    pub turns: Arc<Turns>,
     /// Where the database runs.
     pub provider: Arc<dyn ComputeProvider>,
     /// What is done inside it.
@@ -223,6 +236,11 @@ impl Driver {
     pub(super) fn serve_from(&mut self, instance: Instance) {
         self.capacity = instance.resources.capacity;
         self.board.metrics.capacity.set(self.capacity.into());
+        self.turns.set_limit(match self.config.statements_at_once {
+            Some(0) => Limit::None,
+            Some(most) => Limit::Fixed(most),
+            None => Limit::Adaptive(served_well(instance.resources.cpu_cores)),
+        });
         let (capacity, version, pid) = (self.capacity, instance.version.clone(), instance.pid);
         self.board.show(|seen| {
             seen.capacity = capacity;

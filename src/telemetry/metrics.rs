@@ -14,15 +14,17 @@ use prometheus_client::registry::{Registry, Unit};
 
 mod parking;
 mod session_gauge;
+mod turns;
 
 pub use parking::ParkingMetrics;
 pub use session_gauge::SessionGauge;
+pub use turns::TurnMetrics;
 
 /// The content type of [`Metrics::encode`].
 pub const ENCODING: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Every metric: name, labels, meaning. Durations are seconds.
-pub const NAMES: [(&str, &str, &str); 20] = [
+pub const NAMES: [(&str, &str, &str); 22] = [
     ("scalepoint_sessions", "cluster, state", "Client sessions by state"),
     ("scalepoint_obstacles", "cluster, obstacle", "Sessions that block a scaling point, by obstacle"),
     ("scalepoint_holds_total", "cluster, outcome", "Holds begun, by how they ended"),
@@ -54,6 +56,16 @@ pub const NAMES: [(&str, &str, &str); 20] = [
     ("scalepoint_rebuild_seconds", "cluster", "How long clients of parked sessions waited for that"),
     ("scalepoint_place_waits_total", "cluster", "Sessions that found no place on the server at once"),
     ("scalepoint_place_refusals_total", "cluster", "Sessions that found none in time"),
+    (
+        "scalepoint_statements_at_once",
+        "cluster",
+        "How many statements outside a transaction may run at once; 0: as many as come",
+    ),
+    (
+        "scalepoint_statement_waits_total",
+        "cluster",
+        "Statements that did not begin at once because others ran",
+    ),
     ("scalepoint_build", "version", "Always 1; the version that runs"),
 ];
 
@@ -200,6 +212,7 @@ struct Families {
     capacity: Family<OfCluster, Gauge>,
     capacity_changes: Family<ByCapacityOutcome, Counter>,
     parking: parking::Families,
+    turns: turns::Families,
 }
 
 impl std::fmt::Debug for Latency {
@@ -243,6 +256,7 @@ impl Metrics {
             capacity: Family::default(),
             capacity_changes: Family::default(),
             parking: parking::Families::new(),
+            turns: turns::Families::default(),
         };
         let mut registry = Registry::with_prefix("scalepoint");
         families.register(&mut registry);
@@ -268,6 +282,7 @@ impl Metrics {
             backend_restarts: families.backend_restarts.get_or_create_owned(&of),
             capacity: families.capacity.get_or_create_owned(&of),
             parking: families.parking.cluster(&of),
+            turns: families.turns.cluster(&of),
             cluster: of.cluster,
             families,
         };
@@ -310,6 +325,7 @@ impl Families {
         registry.register("capacity", meaning("capacity"), self.capacity.clone());
         registry.register("capacity_changes", meaning("capacity_changes"), self.capacity_changes.clone());
         self.parking.register(registry);
+        self.turns.register(registry);
         let build: Family<Vec<(&'static str, &'static str)>, Gauge> = Family::default();
         build.get_or_create_owned(&vec![("version", env!("CARGO_PKG_VERSION"))]).set(1);
         registry.register("build", meaning("build"), build);
@@ -341,6 +357,8 @@ pub struct ClusterMetrics {
     pub capacity: Gauge,
     /// Parked sessions.
     pub parking: ParkingMetrics,
+    /// Statements that begin in turns.
+    pub turns: TurnMetrics,
     cluster: String,
     families: Families,
 }

@@ -140,7 +140,7 @@ impl<E: Engine> Session<E> {
         let mut watch = Watch { shown, parking, membership, parkable: false };
         let metrics = &cluster.metrics;
         let pump = Pump { client, backend, cleared, tracker, names: &names, watch: &mut watch, metrics };
-        let manner = Manner { admission: Admission::Nothing, report: Report::Answered };
+        let manner = Manner { admission: Admission::Nothing, report: Report::Answered, in_turn: false };
         tokio::time::timeout_at(deadline, relay::pump(pump, manner)).await.ok()
     }
 
