@@ -179,6 +179,8 @@ pub struct Fleet {
     members: Mutex<Members>,
     progress: Arc<Notify>,
     signal: watch::Sender<Signal>,
+    /// Turns true when the router stops.
+    closing: watch::Sender<bool>,
     places: Mutex<places::Places<room::Waiter>>,
     /// How many places are wanted that nobody was asked for.
     wanted: AtomicUsize,
@@ -197,6 +199,7 @@ impl Fleet {
             members: Mutex::new(Members::default()),
             progress: Arc::new(Notify::new()),
             signal: watch::Sender::new(signal),
+            closing: watch::Sender::new(false),
             places: Mutex::default(),
             wanted: AtomicUsize::new(0),
             limit,
@@ -212,6 +215,11 @@ impl Fleet {
     /// What sessions watch.
     pub fn gate(&self) -> Gate {
         self.signal.subscribe()
+    }
+
+    /// Turns true when the router stops, for sessions whom no other move of the gate concerns.
+    pub fn closing(&self) -> watch::Receiver<bool> {
+        self.closing.subscribe()
     }
 
     /// The gate's position.
@@ -281,6 +289,7 @@ impl Fleet {
     /// Sessions end at their next quiet moment, and no new one begins.
     pub fn close(&self) {
         self.signal(|signal| signal.phase = Phase::Closing);
+        self.closing.send_replace(true);
     }
 
     /// How far the hold has come.

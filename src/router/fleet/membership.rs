@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use subtle::ConstantTimeEq as _;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::{Aide, Attachment, ConnectionId, Doing, Fleet, Full, Identity, Member, Members, Order, Tally};
@@ -77,6 +77,11 @@ impl Membership {
     /// What the session watches.
     pub fn gate(&self) -> Gate {
         self.fleet.gate()
+    }
+
+    /// The same, if only the router's end concerns the session.
+    pub fn closing(&self) -> watch::Receiver<bool> {
+        self.fleet.closing()
     }
 
     /// May the session have a backend now?

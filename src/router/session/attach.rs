@@ -33,6 +33,15 @@ pub(super) enum Idle {
     Full,
 }
 
+/// What a session without a backend is to hear of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Concern {
+    /// Every move of the gate.
+    Gate,
+    /// The router's end alone.
+    End,
+}
+
 impl<E: Engine> Session<E> {
     /// The database that this session's backend belongs to goes, or is gone.
     pub(super) async fn let_go(&mut self, signal: &Signal) -> Result<(), End> {
@@ -111,7 +120,10 @@ impl<E: Engine> Session<E> {
         } else {
             self.parking.gives_up();
         }
-        let idle = self.idle(may).await;
+        // Thousands of those who want nothing are not to be woken by each step of a change. They look at the gate when
+        // their client speaks.
+        let concern = if wanted || E::is_visible(&self.state) { Concern::Gate } else { Concern::End };
+        let idle = self.idle(concern, may).await;
         Box::pin(self.woken_without_backend(idle)).await
     }
 
@@ -149,13 +161,18 @@ impl<E: Engine> Session<E> {
         }
     }
 
-    /// Waits for the client, the gate, or (`again`) for the next try to get a backend.
-    pub(super) async fn idle(&mut self, again: bool) -> Idle {
+    /// Waits for the client, what concerns it of the gate, or (`again`) for the next try to get a backend.
+    pub(super) async fn idle(&mut self, concern: Concern, again: bool) -> Idle {
+        let mut closing = self.membership.closing();
+        if concern == Concern::End && *closing.borrow() {
+            return Idle::Gate;
+        }
         let room = self.client.from.bytes.len() < MAX_HELD;
         let pause = if self.parking.is_waiting() { LOOK } else { RETRY };
         tokio::select! {
             biased;
-            _ = self.gate.changed() => Idle::Gate,
+            _ = self.gate.changed(), if concern == Concern::Gate => Idle::Gate,
+            _ = closing.changed(), if concern == Concern::End => Idle::Gate,
             Some(order) = self.orders.recv() => Idle::Order(order),
             ready = self.parking.place_ready(self.cluster.full_wait) => match ready {
                 true => Idle::Bytes,

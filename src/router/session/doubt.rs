@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::attach::Idle;
+use super::attach::{Concern, Idle};
 use super::{End, Session};
 use crate::engine::{DialogueError, Doubt, Engine, Farewell, Tracker};
 use crate::router::admin::Admin;
@@ -119,7 +119,7 @@ impl<E: Engine> Session<E> {
     pub(super) async fn resolve(&mut self, signal: &Signal) -> Result<(), End> {
         let serves = matches!(signal.phase, Phase::Open | Phase::Reattach);
         let (Some(socket), true) = (signal.socket.as_deref(), serves) else {
-            return match self.idle(false).await {
+            return match self.idle(Concern::Gate, false).await {
                 Idle::ClientGone => Err(End::Client),
                 // There is nothing to cancel.
                 Idle::Bytes | Idle::Gate | Idle::Full | Idle::Order(_) => Ok(()),

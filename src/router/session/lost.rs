@@ -3,7 +3,7 @@
 
 use bytes::BytesMut;
 
-use super::attach::Idle;
+use super::attach::{Concern, Idle};
 use super::{End, Session};
 use crate::engine::{Admission, Engine, Farewell, LostTransaction, Rest, Tracker};
 use crate::router::backend::BackendError;
@@ -37,7 +37,7 @@ impl<E: Engine> Session<E> {
             Rest::Violation(text) => return Err(End::Told(Farewell::Violation(text))),
             Rest::Incomplete | Rest::Held | Rest::Draining | Rest::Intercept => {}
         }
-        match self.idle(false).await {
+        match self.idle(Concern::Gate, false).await {
             Idle::ClientGone => Err(End::Client),
             Idle::Order(Order::MakeRoom) => {
                 self.keeps_place();
