@@ -267,12 +267,14 @@ impl<E: Engine> Pump<'_, E> {
         let scan = self.tracker.client_bytes(&mut from.bytes, manner.admission);
         from.cleared = scan.forward;
         self.client.held = scan.rest == Rest::Held && scan.forward == 0;
+        if scan.forward == 0 || !self.tracker.is_running() {
+            // Nothing has begun, or nothing that will be answered.
+            self.client.turn.end();
+        }
         if scan.forward > 0 {
             self.watch.seen(self.tracker);
             return Ok(true);
         }
-        // Nothing has begun after all.
-        self.client.turn.end();
         match scan.rest {
             Rest::Goodbye => Err(Event::Goodbye),
             Rest::Violation(text) => Err(Event::Violation(text)),

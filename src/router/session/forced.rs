@@ -18,8 +18,9 @@ use crate::router::relay::{self, Event, Manner, Pump, Report};
 
 /// How long answers are waited for after the cancel request.
 const ANSWER: Duration = Duration::from_secs(2);
-/// When the next statement of a pipeline is cancelled, if it runs that long.
-const AGAIN: Duration = Duration::from_millis(100);
+/// When it is cancelled again, or the next statement of a pipeline, if it runs that long. Not sooner: a request that a busy
+/// server has not got to yet would be followed by one that hits the next statement.
+const AGAIN: Duration = Duration::from_millis(250);
 
 /// What became of a cancel request.
 enum Interrupted {
