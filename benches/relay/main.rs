@@ -34,6 +34,9 @@ cargo bench --bench relay -- [--quick] [OPTION VALUE]...
   --no-tls      without the measurements through TLS, which only PostgreSQL has
   --json FILE   write the figures there";
 
+/// So many clients are more than two cores serve well.
+const CROWD: u32 = 200;
+
 /// What the driver said, and the process in the middle used.
 #[derive(Debug, Clone, Copy)]
 struct Seen {
@@ -75,7 +78,7 @@ fn main() {
 
     let peers = peers(&stage, &bare, &proxy, certificate.as_ref(), only.as_deref());
     let mut figures = Figures::new(&options);
-    for run in runs(certificate.is_some() && !options.has("--no-tls")) {
+    for run in runs(product, quick, certificate.is_some() && !options.has("--no-tls")) {
         let seen = measure(&stage, &*driver, &peers, run, (rounds, seconds));
         print(run, &seen);
         report::add(&mut figures, product, run, &seen);
@@ -102,11 +105,14 @@ fn peers(
     peers
 }
 
-fn runs(with_tls: bool) -> Vec<Run> {
+fn runs(product: Product, quick: bool, with_tls: bool) -> Vec<Run> {
     let mut runs = Vec::new();
     for prepared in [false, true] {
-        for clients in [1, 16, 64] {
-            runs.push(Run { prepared, clients, tls: false });
+        for clients in [1, 16, 64, CROWD] {
+            // They take long to connect.
+            if clients < CROWD || !quick || (product == Product::Postgres && !prepared) {
+                runs.push(Run { prepared, clients, tls: false });
+            }
         }
     }
     if with_tls {
@@ -134,7 +140,13 @@ fn measure(
     run: Run,
     (rounds, seconds): (u32, u32),
 ) -> Vec<Rounds> {
-    let peers: Vec<&Peer> = peers.iter().filter(|peer| peer.has_tls || !run.tls).collect();
+    let has_target = |peer: &&Peer| ["direct", "scalepoint", "pgbouncer"].contains(&peer.name);
+    let peers: Vec<&Peer> = peers
+        .iter()
+        .filter(|peer| (peer.has_tls || !run.tls) && (run.clients < CROWD || has_target(peer)))
+        .collect();
+    // Scalepoint looks at every session once when it has said its first words.
+    let seconds = if run.clients < CROWD { seconds } else { seconds.max(5) };
     let mut all: Vec<Rounds> =
         peers.iter().map(|peer| Rounds { name: peer.name, seen: Vec::new() }).collect();
     for _ in 0..rounds {

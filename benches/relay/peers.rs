@@ -67,7 +67,7 @@ impl Peer {
                 &format!(
                     "[databases]\n{DATABASE} = host={host} port={} dbname={DATABASE}\n[pgbouncer]\n\
                      listen_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir = \nauth_type = scram-sha-256\n\
-                     auth_file = {}\npool_mode = session\nmax_client_conn = 200\ndefault_pool_size = 100\n\
+                     auth_file = {}\npool_mode = session\nmax_client_conn = 300\ndefault_pool_size = 220\n\
                      client_tls_sslmode = allow\nclient_tls_cert_file = {certificate}\nclient_tls_key_file = {key}\n\
                      server_tls_sslmode = disable\nlogfile = {}\n",
                     bare.port,

@@ -37,6 +37,8 @@ fn throughput(run: Run, peer: &str) -> Target {
         (16 | 64, false, "haproxy" | "pgbouncer-tcp") => Target::AtLeast(1.1),
         (16 | 64, false, "pgbouncer") => Target::AtLeast(1.0),
         (16 | 64, true, "pgbouncer" | "pgbouncer-tcp") => Target::AtLeast(1.1),
+        (200, false, "direct") => Target::AtLeast(1.0),
+        (200, false, "pgbouncer") => Target::AtLeast(1.5),
         _ => Target::None,
     }
 }
