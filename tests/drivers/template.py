@@ -31,4 +31,4 @@ def copy(key, target, make):
                 shutil.rmtree(fresh)
             make(fresh)
             fresh.rename(template)
-    subprocess.run(["cp", "-a", "--reflink=auto", template, target], check=True)
+    subprocess.run(["cp", "-a", "--reflink=auto", "--sparse=always", template, target], check=True)

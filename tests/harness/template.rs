@@ -31,7 +31,11 @@ pub(crate) fn copy(key: &str, target: &Path, make: impl FnOnce(&Path)) -> bool {
         fs::rename(fresh, &template).unwrap();
     }
     drop(lock);
-    let copied = Command::new("cp").args(["-a", "--reflink=auto"]).arg(&template).arg(target).status();
+    let copied = Command::new("cp")
+        .args(["-a", "--reflink=auto", "--sparse=always"])
+        .arg(&template)
+        .arg(target)
+        .status();
     assert!(copied.unwrap().success(), "{} cannot be copied", template.display());
     true
 }
