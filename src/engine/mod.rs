@@ -40,6 +40,9 @@ pub enum Admission {
     Nothing,
 }
 
+/// The most rows that are kept of the answer to a question in the router's own name. So many are not all there are.
+pub const MAX_ROWS: usize = 100_000;
+
 /// Everything the router needs to know of a database's protocol.
 pub trait Engine: Sized + Send + Sync + std::fmt::Debug + 'static {
     /// The server speaks first, so a client cannot be greeted before the server's [`Contract`](Engine::Contract) is

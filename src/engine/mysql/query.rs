@@ -6,14 +6,12 @@ pub use account::AccountQuery;
 
 use super::log_in::{LogIn, LoggedIn, refused, unexpected};
 use super::packet::{self, Packet, take_lenenc, take_string};
-use crate::engine::{Dialogue, DialogueError, RouterLogin};
+use crate::engine::{Dialogue, DialogueError, MAX_ROWS, RouterLogin};
 
 mod account;
 
 /// The longest row that an administrative statement may answer with.
 const MAX_ROW: usize = 1024 * 1024;
-/// The most rows that are kept.
-const MAX_ROWS: usize = 100_000;
 /// "Text Protocol", the first byte of a request.
 const COM_QUERY: u8 = 3;
 const COM_QUIT: u8 = 1;

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Ask, Rows, Task};
-use crate::engine::Engine;
+use crate::engine::{DialogueError, Engine, MAX_ROWS};
 use crate::router::backend::BackendError;
 
 /// How many sessions one question is about, at most.
@@ -49,6 +49,16 @@ impl<E: Engine> Task<E> {
             _ = nobody_waits => Err(BackendError::TooSlow),
         };
         self.keep_if_sound(&seen);
+        // What one session has too much of must not be missed in another.
+        let cut = seen.as_ref().is_ok_and(|rows| rows.len() >= MAX_ROWS);
+        if cut && askers.len() > 1 {
+            for asker in askers {
+                Box::pin(self.observe_all(vec![asker])).await;
+            }
+            return;
+        }
+        let too_many = || BackendError::Dialogue(DialogueError::Protocol("too much to look at".to_owned()));
+        let seen = if cut { Err(too_many()) } else { seen };
         let mut seen = seen.map(by_id).map_err(Arc::new);
         for (id, answer) in askers {
             let rows = seen.as_mut().map(|seen| seen.remove(&id).unwrap_or_default());
