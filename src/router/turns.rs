@@ -155,7 +155,7 @@ impl Turns {
 
     /// There is a crowd.
     fn call(&self) {
-        if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::SeqCst) {
+        if self.asleep.load(Ordering::SeqCst) && self.asleep.swap(false, Ordering::SeqCst) {
             self.bell.notify_one();
         }
     }
@@ -226,7 +226,8 @@ impl Turn {
     fn begin(&mut self, cx: &Context<'_>) -> Poll<()> {
         let turns = &*self.turns;
         turns.begun.fetch_add(1, Ordering::Relaxed);
-        let wanting = turns.wanting.fetch_add(1, Ordering::Relaxed);
+        // In one order with what `rest` does, or each could miss the other and nobody would watch.
+        let wanting = turns.wanting.fetch_add(1, Ordering::SeqCst);
         if wanting >= turns.crowd.load(Ordering::Relaxed) {
             turns.call();
         }
