@@ -126,6 +126,26 @@ def wait_until(condition, what, deadline=30):
         time.sleep(0.02)
 
 
+def in_threads(calls, deadline=None):
+    """Runs all of them at once, `deadline` seconds at most; raises what the first of them raised."""
+    failures = []
+
+    def guarded(call):
+        try:
+            call()
+        except BaseException as failure:
+            failures.append(failure)
+
+    threads = [threading.Thread(target=guarded, args=[call]) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(deadline)
+    assert not any(thread.is_alive() for thread in threads), f"somebody is not done within {deadline} s"
+    if failures:
+        raise failures[0]
+
+
 class Refused(AssertionError):
     """A subcommand ended with another exit code than expected."""
 

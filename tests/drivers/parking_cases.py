@@ -9,11 +9,10 @@ import concurrent.futures
 import contextlib
 import os
 import signal
-import threading
 import time
 
 import pytest
-from conftest import running, wait_until
+from conftest import in_threads, running, wait_until
 
 PLACES = 40
 CLIENTS = 300
@@ -70,22 +69,7 @@ def server_connections(engine):
 
 def until(end, keepers, others=()):
     """Runs all of them in threads; raises what the first of them raised."""
-    failures = []
-
-    def guarded(call):
-        try:
-            call()
-        except BaseException as failure:
-            failures.append(failure)
-
-    calls = [lambda keeper=keeper: keeper.work(end) for keeper in keepers] + list(others)
-    threads = [threading.Thread(target=guarded, args=[call]) for call in calls]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
+    in_threads([lambda keeper=keeper: keeper.work(end) for keeper in keepers] + list(others))
 
 
 def connect_all(engine, count):

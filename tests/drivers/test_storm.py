@@ -4,9 +4,9 @@ Lasts SCALEPOINT_STORM_SECONDS (a minute). No client may see an error; what was 
 """
 
 import os
-import threading
 import time
 
+from conftest import in_threads
 
 SECONDS = float(os.environ.get("SCALEPOINT_STORM_SECONDS", "60"))
 KEEPERS = 8
@@ -84,25 +84,6 @@ def change_capacity(server, end, reports):
             return
         reports.append(server.scale(CAPACITIES[change % len(CAPACITIES)]))
         time.sleep(max(0, begun + 1 - time.monotonic()))
-
-
-def in_threads(calls):
-    """Runs all, and raises what the first of them raised."""
-    failures = []
-
-    def guarded(call):
-        try:
-            call()
-        except BaseException as failure:
-            failures.append(failure)
-
-    threads = [threading.Thread(target=guarded, args=[call]) for call in calls]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
 
 
 def test_sessions_keep_what_they_have(serve):

@@ -10,7 +10,7 @@ import threading
 import time
 
 import pytest
-from conftest import Server, running, wait_until
+from conftest import Server, in_threads, running, wait_until
 from mysqlserver import MysqlServer
 
 TURNS = "statements_at_once = 2"
@@ -78,26 +78,6 @@ def busy(server):
     return [session["state"] for session in server.sessions()].count("active")
 
 
-def all_at_once(calls):
-    """Runs them in threads; raises what the first of them raised."""
-    failures = []
-
-    def guarded(call):
-        try:
-            call()
-        except BaseException as failure:
-            failures.append(failure)
-
-    threads = [threading.Thread(target=guarded, args=[call]) for call in calls]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert not any(thread.is_alive() for thread in threads), "somebody waits for ever"
-    if failures:
-        raise failures[0]
-
-
 def test_those_who_wait_for_a_lock_do_not_keep_its_holder_out(crowd):
     """Every turn is taken by waiters, and the holder, outside any transaction, needs one to let go."""
     engine, server = crowd
@@ -121,7 +101,7 @@ def test_those_who_wait_for_a_lock_do_not_keep_its_holder_out(crowd):
             assert not got
             engine.run(holder, engine.unlock)
 
-        all_at_once([lambda connection=connection: wait(connection) for connection in waiters] + [release])
+        in_threads([lambda connection=connection: wait(connection) for connection in waiters] + [release], 60)
         assert len(got) == len(waiters)
 
 
@@ -152,7 +132,7 @@ def test_nothing_is_lost_in_a_crowd(crowd):
         server.swap()
         server.swap()
 
-    all_at_once([lambda number=number: work(number) for number in range(CLIENTS)] + [change])
+    in_threads([lambda number=number: work(number) for number in range(CLIENTS)] + [change], 60)
     assert len(done) == CLIENTS and all(done), "somebody was never served"
     with server.connect() as connection:
         assert engine.run(connection, "SELECT sum(n) FROM counted") == before + sum(done)
