@@ -1,6 +1,7 @@
 //! Which provider a section of the configuration asks for, and as whom the router logs in to what it provides.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
@@ -8,9 +9,17 @@ use zeroize::Zeroizing;
 
 use super::{Failure, files};
 use crate::compute::process::mysql::ROUTER_ACCOUNT;
-use crate::compute::process::{ProcessConfig, ProcessProvider, ServerKind};
-use crate::config::{ClusterConfig, Engine};
+use crate::compute::process::standby::StandbyProvider;
+use crate::compute::process::{ProcessConfig, ProcessProvider, ServerKind, admit_server_user};
+use crate::compute::replication::Replication;
+use crate::compute::{ComputeError, ComputeProvider, Resources};
+use crate::config::{AcuConfig, ClusterConfig, Engine, Handover};
 use crate::engine::RouterLogin;
+
+/// The folder of a cluster's second volume, with its own logs and sockets, in the cluster's own.
+const SECOND: &str = "second";
+/// The file that says which volume is the database.
+const PRIMARY: &str = "primary";
 
 /// Which servers serve an engine.
 pub(super) fn server_kind(engine: Engine) -> ServerKind {
@@ -44,12 +53,16 @@ fn derived_password(cluster: &str, secret: &[u8; 32]) -> String {
     hex::encode(mac.finalize().into_bytes())
 }
 
-/// The database's processes. The master user's password is made, and printed once, if there is none.
+/// The database's processes, and what they are said inside the database in the router's name. The master user's password is
+/// made, and printed once, if there is none.
 pub(super) fn provider(
     section: &ClusterConfig,
+    acu: &AcuConfig,
     home: &Path,
     login: &RouterLogin,
-) -> Result<ProcessProvider, Failure> {
+    replication: Arc<dyn Replication>,
+) -> Result<Arc<dyn ComputeProvider>, Failure> {
+    let failed = |error: ComputeError| format!("cluster {}: {error}", section.name);
     let password_file: PathBuf =
         section.master_password_file.clone().unwrap_or_else(|| home.join("master_password"));
     let (master_password, made) = files::password(&password_file)?;
@@ -60,7 +73,8 @@ pub(super) fn provider(
         );
         println!("           (printed this once; kept in {})", password_file.display());
     }
-    let process = ProcessConfig {
+    let wanted = section.handover == Handover::Standby;
+    let process = |home: &Path| ProcessConfig {
         cluster: section.name.clone(),
         volume: home.join("volume"),
         run_dir: home.join("run"),
@@ -70,12 +84,23 @@ pub(super) fn provider(
         router_password: login.password.to_string(),
         database_name: section.database_name.clone(),
         parameters: section.parameters.iter().cloned().collect(),
+        followed: wanted.then(|| Resources::of(acu, section.max_capacity)),
         start_deadline: section.start_timeout,
         stop_deadline: section.stop_timeout,
     };
-    let provider = match section.engine {
-        Engine::Postgres => ProcessProvider::new(process),
-        Engine::Mysql => ProcessProvider::mysql(process),
+    let make = |home: &Path| match section.engine {
+        Engine::Postgres => ProcessProvider::new(process(home)),
+        Engine::Mysql => ProcessProvider::mysql(process(home)),
     };
-    provider.map_err(|error| format!("cluster {}: {error}", section.name))
+    let first = make(home).map_err(failed)?;
+    let second_home = home.join(SECOND);
+    // The database may be there since an earlier configuration.
+    if !wanted && !second_home.exists() {
+        return Ok(Arc::new(first));
+    }
+    files::private_dir(&second_home)?;
+    admit_server_user(&second_home, server_kind(section.engine)).map_err(failed)?;
+    let second = make(&second_home).map_err(failed)?;
+    let both = StandbyProvider::new(first, second, home.join(PRIMARY), wanted, replication);
+    Ok(Arc::new(both.map_err(failed)?))
 }

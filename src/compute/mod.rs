@@ -4,8 +4,11 @@
 //! sessions and no policy. The capacity change in `scaling/` calls it in this order:
 //!
 //! ```text
-//! recover ──► launch ──► [prepare ──► advance* ──► stop_moment? ──► hand_over]* ──► stop
+//! recover ──► launch ──► [prepare ──► advance* ──► stop_moment? ──┬► hand_over ────────┬]* ──► stop
+//!                                                                  └► promote ─► retire ┘
 //! ```
+//!
+//! `promote` is for providers that keep a second copy of the database (`replication`); the others hand over.
 //!
 //! Invariant: **exactly one writer**. A provider lets a process into a volume only after it has seen every earlier one
 //! exit, also after a crash of the router (`recover`).
@@ -17,7 +20,10 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::config::AcuConfig;
+
 pub mod process;
+pub mod replication;
 
 /// What one capacity means on this machine.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,6 +34,17 @@ pub struct Resources {
     pub memory_bytes: u64,
     /// CPU, in cores.
     pub cpu_cores: f64,
+}
+
+impl Resources {
+    /// So many capacity units.
+    pub fn of(acu: &AcuConfig, capacity: u32) -> Resources {
+        Resources {
+            capacity,
+            memory_bytes: acu.memory_bytes.saturating_mul(capacity.into()),
+            cpu_cores: acu.cpu_cores * f64::from(capacity),
+        }
+    }
 }
 
 /// One running database process and where the router reaches it.
@@ -52,6 +69,18 @@ pub enum HandOver {
     Moved(Instance),
     /// The new capacity did not come up; an instance of the old capacity serves again.
     Kept(Instance, ComputeError),
+}
+
+/// How an attempt to hand over to a copy of the database ended. Nobody has lost anything unless it is `Moved`.
+#[derive(Debug)]
+pub enum Promotion {
+    /// The copy serves, and has everything that was ever acknowledged. The old instance takes no writes any more and is
+    /// to be [retired](ComputeProvider::retire).
+    Moved(Instance, HandOverTimes),
+    /// The copy is not as far as it has to be, and why. The old instance serves as before; a later try may succeed.
+    NotNow(String),
+    /// There is no copy that could serve. [Hand over](ComputeProvider::hand_over) instead.
+    Unfit,
 }
 
 /// How long each part of a hand-over took.
@@ -137,6 +166,18 @@ pub trait ComputeProvider: Send + Sync {
         old: &Instance,
         to: &Resources,
     ) -> Result<(HandOver, HandOverTimes), ComputeError>;
+
+    /// Hands over to a copy of the database that is kept beside it. Called while no client can write, and before any
+    /// session has given its backend up. Dropping it leaves the old instance as it was.
+    async fn promote(&self, _old: &Instance, _to: &Resources) -> Promotion {
+        Promotion::Unfit
+    }
+
+    /// Ends the instance that a promotion has left behind, without waiting for it; no client has a connection to it.
+    async fn retire(&self, _old: &Instance) {}
+
+    /// Nothing is under way: gets ready for a later change what takes long, beside the clients' work.
+    async fn keep_warm(&self) {}
 
     /// Stops the instance cleanly (every process of it is gone after `Ok`), with force when `grace` has passed.
     async fn stop(&self, instance: &Instance, grace: Duration) -> Result<(), ComputeError>;

@@ -168,8 +168,8 @@ fn read_scaling(section: &Section<'_>, config: &mut ClusterConfig) {
     if let Some(handover) = section.read("handover", values::one_of(HANDOVERS)) {
         config.handover = handover;
     }
-    if config.handover == Handover::Standby {
-        section.wrong("handover", "standby is not available yet", Some("use \"restart\""));
+    if config.handover == Handover::Standby && config.engine == Engine::Mysql {
+        section.wrong("handover", "standby is only available for PostgreSQL yet", Some("use \"restart\""));
     }
 }
 

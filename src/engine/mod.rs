@@ -208,6 +208,15 @@ pub trait Engine: Sized + Send + Sync + std::fmt::Debug + 'static {
     fn outcome(_answer: &str) -> Option<bool> {
         None
     }
+    /// How a server is copied, and the copy kept up with it; `None`: this engine's are not. `router`: a connection of the
+    /// router's own to a server of that kind.
+    fn replicating(_router: &Self::LoggedIn) -> Option<&'static Replicating> {
+        None
+    }
+    /// Reads the answer to [`Replicating::written`]: how far the server's log has come, and whether all of it is on disk.
+    fn written(_row: &[Option<String>]) -> Option<(u64, bool)> {
+        None
+    }
     /// Answers a client whose transaction is gone.
     fn lost_transaction(tracker: &Self::Tracker) -> Self::Lost;
     /// Rolls the open transaction back and ends the request that has failed, if there is one.
@@ -245,6 +254,27 @@ pub struct Flush {
     pub left: Option<(&'static str, u64)>,
     /// Statements that end it, if the server is to go on after all.
     pub end: &'static [&'static str],
+}
+
+/// How a server is copied while it runs, and the copy follows it: statements for connections of the router's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Replicating {
+    /// From here on its files may be copied one by one, until …
+    pub begin_copy: &'static str,
+    /// … this, on the same connection. Yields what each of `copy_files` is to contain.
+    pub end_copy: &'static str,
+    /// Names in the copy's folder; an empty or missing text makes no file.
+    pub copy_files: &'static [&'static str],
+    /// Yields the processes that a server needs to say how far it is, to send its log, and to finish a session at rest.
+    pub needed_processes: &'static str,
+    /// Yields what [`Engine::written`] reads.
+    pub written: &'static str,
+    /// Has all of the log written to disk.
+    pub write_out: &'static str,
+    /// On the copy: yields how far it has repeated the log, as a number.
+    pub repeated: &'static str,
+    /// On the copy: yields `t` once it takes writes.
+    pub is_writable: &'static str,
 }
 
 /// What a capture goes by.

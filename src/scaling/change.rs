@@ -18,7 +18,7 @@ use super::driver::Driver;
 use super::journal::Entry;
 use super::report::{ClusterState, ObstacleRow, Outcome, RdsEvent, ScaleReport, SessionCounts};
 use super::scaling_point::{Next, Search, View};
-use crate::compute::{HandOver, Instance, Resources};
+use crate::compute::{HandOver, Instance, Promotion, Resources};
 use crate::config::TimeoutAction;
 use crate::router::Obstacle;
 use crate::router::gate::{Hold, LetGo, NotGathered};
@@ -188,10 +188,26 @@ impl Driver {
             // A server that hangs is among the reasons to force a change.
             tracing::warn!(cluster = self.board.name, error, "settings of the server are lost");
         }
+        let handing = Instant::now();
+        let promoted = match self.provider.promote(&old, &resources).await {
+            Promotion::Moved(instance, _) => Some(instance),
+            Promotion::Unfit => None,
+            // A restart loses nothing either. A change that was forced has cost too much to be given up.
+            Promotion::NotNow(reason) if outcome == Outcome::Forced => {
+                tracing::warn!(cluster = self.board.name, reason, "the copy cannot take over");
+                None
+            }
+            Promotion::NotNow(reason) => return self.give_up(hold, reason).await,
+        };
         let let_go = hold.let_go();
         let_go.gone(GONE).await;
-        let handing = Instant::now();
-        let handed = self.hand_over(&old, &resources, let_go).await;
+        let handed = match promoted {
+            Some(instance) => {
+                self.move_to(&old, instance, let_go).await;
+                Ok(())
+            }
+            None => self.hand_over(&old, &resources, let_go).await,
+        };
         times.hand_over = handing.elapsed();
         times.stall = shut.elapsed();
         self.board.metrics.hand_over_seconds.observe(times.hand_over.as_secs_f64());
@@ -342,6 +358,16 @@ impl Driver {
             tracing::warn!(cluster = self.board.name, "sessions did not come to rest and are closed");
         }
         Found::Forced(hold, shut)
+    }
+
+    /// Past the point of no return: the copy has become the database, and everybody goes on there.
+    async fn move_to(&mut self, old: &Instance, new: Instance, let_go: LetGo) {
+        self.expect_exit();
+        self.provider.retire(old).await;
+        self.recall_settings(&new).await;
+        self.fleet.set_places(self.provider.places(&new.resources));
+        let_go.resume(socket(&new), VISIBLE).await;
+        self.serve_from(new);
     }
 
     /// Past the point of no return: on every way out either an instance serves, or the cluster is down and the driver

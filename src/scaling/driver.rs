@@ -144,6 +144,7 @@ impl Driver {
     pub async fn run(mut self, mut asks: mpsc::Receiver<Asked>, grace: Duration) {
         let mut stop = self.stopping.clone();
         loop {
+            self.keep_warm();
             match self.wait(&mut asks, &mut stop).await {
                 Woken::Asked(asked) => self.asked(asked).await,
                 Woken::Died(how) => {
@@ -154,6 +155,13 @@ impl Driver {
                 Woken::Stop => return self.stop(grace).await,
             }
         }
+    }
+
+    /// Has the provider get ready for a later change, in the background: a change that is asked for meanwhile goes first, or
+    /// waits for what it would need anyway.
+    fn keep_warm(&self) {
+        let provider = Arc::clone(&self.provider);
+        tokio::spawn(async move { provider.keep_warm().await });
     }
 
     async fn wait(&mut self, asks: &mut mpsc::Receiver<Asked>, stop: &mut watch::Receiver<bool>) -> Woken {
@@ -257,11 +265,7 @@ impl Driver {
 
     /// What a capacity means on this machine.
     pub(super) fn resources(&self, capacity: u32) -> Resources {
-        Resources {
-            capacity,
-            memory_bytes: self.acu.memory_bytes.saturating_mul(capacity.into()),
-            cpu_cores: self.acu.cpu_cores * f64::from(capacity),
-        }
+        Resources::of(&self.acu, capacity)
     }
 
     /// A journal that cannot be written does not stop a change: it only tells a later start less.

@@ -11,7 +11,8 @@ Tests use the fixture `serve`, or `serving` where a fixture of a wider scope sha
 `serve_mysql("mariadb")` does the same with MariaDB ("mysql9", "mysql56": MySQL's); see mysqlserver.py.
 
 Environment: SCALEPOINT_BIN (the program), SCALEPOINT_PG<version>_BIN and the like (see scripts/README.md), and optionally
-SCALEPOINT_TEST_PORTS ("21000-21999": where free ports are looked for), SCALEPOINT_TEST_KEEP (keep data and logs).
+SCALEPOINT_TEST_PORTS ("21000-21999": where free ports are looked for), SCALEPOINT_TEST_KEEP (keep data and logs),
+SCALEPOINT_TEST_HANDOVER ("standby": the PostgreSQL clusters of all tests that do not say themselves).
 """
 
 import contextlib
@@ -218,7 +219,7 @@ database_name = "{database}"
     def _make(self, folder):
         """The data directory, as a first start and stop leave it."""
         self._start().stop()
-        for own in ("certs", f"{self.name}/run", f"{self.name}/log"):
+        for own in ("certs", f"{self.name}/run", f"{self.name}/log", f"{self.name}/second"):
             shutil.rmtree(self.data_dir / own, ignore_errors=True)
         # Another file system, perhaps.
         shutil.move(self.data_dir, folder)
@@ -346,6 +347,10 @@ database_name = "{database}"
         return {name: float(value) for name, value in samples}
 
 
+#: The first version of PostgreSQL with `handover = "standby"`.
+FIRST_FOLLOWED = 13
+
+
 class Server(Serve):
     """PostgreSQL."""
 
@@ -353,9 +358,14 @@ class Server(Serve):
     programs = (b"postgres",)
     usual_parameters = {"fsync": "off"}
 
-    def __init__(self, version="15", **options):
+    def __init__(self, version="15", *, handover=None, cluster="", **options):
         self.version = int(version)
-        super().__init__(server_folder(version), **options)
+        usual = "restart" if self.version < FIRST_FOLLOWED else os.environ.get("SCALEPOINT_TEST_HANDOVER", "restart")
+        self.handover = handover or usual
+        cluster += f'\nhandover = "{self.handover}"'
+        super().__init__(server_folder(version), cluster=cluster, **options)
+        # A first start makes other files for one that is followed.
+        self.of_the_volume = (*self.of_the_volume, self.handover)
 
     def parameters(self, **changes):
         """What libpq needs to connect as the master user over verified TLS; None removes one."""

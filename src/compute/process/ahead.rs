@@ -1,5 +1,6 @@
 //! What a hand-over has ready before the old server is stopped: the next one, held up, and the moment for the stop.
 
+use std::ffi::OsString;
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -44,7 +45,16 @@ const PATIENCE: Duration = Duration::from_millis(60);
 
 impl ProcessProvider {
     pub(super) fn stage(&self, resources: &Resources) -> Result<Staged, ComputeError> {
-        Staged::new(&self.site, self.flavour.as_ref(), resources, &self.cgroup.entrances())
+        self.stage_with(resources, Vec::new())
+    }
+
+    /// The same with more arguments for the server.
+    pub(super) fn stage_with(
+        &self,
+        resources: &Resources,
+        more: Vec<OsString>,
+    ) -> Result<Staged, ComputeError> {
+        Staged::new(&self.site, self.flavour.as_ref(), resources, more, &self.cgroup.entrances())
     }
 
     pub(super) fn prepared(&self) -> MutexGuard<'_, Option<(Resources, Staged)>> {

@@ -17,7 +17,7 @@ use super::os_user::{self, OsUser};
 use super::postgres::{self, Postgres};
 use super::volume::usable_path;
 use super::{ProcessProvider, private_dir};
-use crate::compute::ComputeError;
+use crate::compute::{ComputeError, Resources};
 
 /// The default for [`ProcessConfig::start_deadline`].
 pub const START_DEADLINE: Duration = Duration::from_secs(60);
@@ -45,6 +45,8 @@ pub struct ProcessConfig {
     pub database_name: Option<String>,
     /// The operator's own server parameters; they win over those that capacity governs.
     pub parameters: BTreeMap<String, String>,
+    /// A second server follows this one, or this is the second: the largest capacity. PostgreSQL only.
+    pub followed: Option<Resources>,
     /// How long a start may take (see [`START_DEADLINE`]).
     pub start_deadline: Duration,
     /// How long a clean stop may take in a hand-over, before force (see [`STOP_DEADLINE`]).
@@ -58,10 +60,12 @@ impl ProcessProvider {
     /// `MissingServer` (with the package to install), or `Configuration` for a setting that cannot work.
     pub fn new(mut config: ProcessConfig) -> Result<Self, ComputeError> {
         let volume = usable_path("volume", &config.volume)?;
-        let parameters = postgres::parameters(std::mem::take(&mut config.parameters))?;
+        let followed = config.followed.is_some();
+        let parameters =
+            postgres::parameters(std::mem::take(&mut config.parameters), config.followed.take())?;
         let major = postgres::programs::volume_major(&volume);
         let programs = postgres::programs::find(config.server_programs.as_deref(), major)?;
-        let flavour = Postgres::new(programs, parameters, config.master_username.clone())?;
+        let flavour = Postgres::new(programs, parameters, config.master_username.clone(), followed)?;
         Self::assemble(config, Box::new(flavour), &postgres::OS_USERS)
     }
 

@@ -1,6 +1,7 @@
 //! What differs between servers. Everything else in this folder knows no engine.
 
 use std::ffi::OsString;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
@@ -9,6 +10,8 @@ use tokio::time::Instant;
 
 use super::barrier::Threshold;
 use super::os_user::OsUser;
+use super::pidfd::Pidfd;
+use super::standby::copy::Part;
 use crate::compute::{ComputeError, Resources};
 
 /// Where one cluster lives on this machine.
@@ -94,6 +97,32 @@ pub(super) trait Flavour: Send + Sync {
     /// Whether a line of the log is the reason for a failed start.
     fn is_grave(&self, line: &str) -> bool;
 
+    /// How a second server follows this one; `None`: it cannot be done with this kind.
+    fn following(&self) -> Option<&dyn Following> {
+        None
+    }
+
     /// What the server may come to use in memory, bytes; `None` when it cannot be told.
     fn needed_bytes(&self, resources: &Resources) -> Option<u64>;
+}
+
+/// How a server of a kind follows another one, on a copy of its volume.
+pub(super) trait Following: Send + Sync {
+    /// Why this volume cannot be followed without loss; `None`: it can.
+    fn objection(&self, volume: &Path) -> Option<String>;
+
+    /// What of a running server's volume a copy has; by the path in the volume.
+    fn part(&self) -> fn(&Path) -> Part;
+
+    /// Files in the volume, with settings, that the server reads at its start and that its log says nothing of.
+    fn settings_files(&self) -> &'static [&'static str];
+
+    /// The next server on this volume is to follow. May be said again.
+    fn follow(&self, site: &Site) -> io::Result<()>;
+
+    /// What a server that follows the one of `primary` is told besides.
+    fn arguments(&self, primary: &Site) -> Vec<OsString>;
+
+    /// Tells the server of the site, whose main process is `server`, to follow no longer, and take writes.
+    fn promote(&self, site: &Site, server: &Pidfd) -> io::Result<()>;
 }

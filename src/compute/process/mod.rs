@@ -75,6 +75,7 @@ mod shared_memory;
     reason = "system calls around fork and exec have no safe wrapper; each block says why it is sound"
 )]
 mod spawn;
+pub mod standby;
 mod start;
 mod volume;
 

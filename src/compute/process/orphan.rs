@@ -39,6 +39,10 @@ pub(super) async fn clear(volume: &Path, flavour: &dyn Flavour, grace: Duration)
     let main = flavour.main_pid(volume);
     match found.iter().find(|tenant| Some(tenant.pid) == main) {
         Some(server) => {
+            // A router that died in a promotion may have left it stopped (`standby::fence`): it would hear nothing.
+            for tenant in &found {
+                let _ = tenant.pidfd.signal(Signal::SIGCONT);
+            }
             tracing::warn!(pid = server.pid, volume = %volume.display(), "stopping a database left by an earlier router");
             end(server.pid, &server.pidfd, flavour, grace).await?;
         }
@@ -48,6 +52,12 @@ pub(super) async fn clear(volume: &Path, flavour: &dyn Flavour, grace: Duration)
         None => {}
     }
     let _ = timeout(LEFTOVER_PATIENCE, all_exited(&found)).await;
+    kill_all(volume, flavour).await?;
+    remove_stale_lock(volume, flavour)
+}
+
+/// Kills everything that works on the volume, whatever it does. After `Ok` nothing runs on it.
+pub(super) async fn kill(volume: &Path, flavour: &dyn Flavour) -> Result<(), ComputeError> {
     kill_all(volume, flavour).await?;
     remove_stale_lock(volume, flavour)
 }

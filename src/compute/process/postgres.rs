@@ -12,13 +12,14 @@ use async_trait::async_trait;
 use nix::sys::signal::Signal;
 
 use super::barrier::Threshold;
-use super::flavour::{Flavour, Site};
+use super::flavour::{Flavour, Following, Site};
 use super::os_user::OsUser;
 use super::secret_file::{self, SecretFile};
 use super::spawn::{Printed, Program, run};
 use crate::compute::{ComputeError, Resources};
 use settings::Parameters;
 
+mod follow;
 pub mod programs;
 mod settings;
 
@@ -28,7 +29,14 @@ const VERSION_DEADLINE: Duration = Duration::from_secs(10);
 const LOCK_FILE: &str = "postmaster.pid";
 /// The line of `postmaster.pid` (from 0) with the server's state, since PostgreSQL 10 (miscadmin.h).
 const STATUS_LINE: usize = 7;
-const HBA: &str = "local all all trust\nlocal replication all reject\n";
+const HBA: &str = "local all all trust\n";
+const NO_REPLICATION: &str = "local replication all reject\n";
+
+/// A promotion makes and syncs a segment of the write-ahead log while clients wait. (Since PostgreSQL 11.)
+const SMALL_SEGMENTS: &str = "--wal-segsize=1";
+
+/// Older servers keep their log by another setting.
+const FIRST_FOLLOWED: u32 = 13;
 
 /// What it reads before it opens anything else in the volume.
 const CONFIGURATION: [&str; 2] = ["postgresql.conf", "postgresql.auto.conf"];
@@ -42,14 +50,17 @@ pub struct Postgres {
     programs: PathBuf,
     parameters: Parameters,
     master_username: String,
+    /// It is followed by a second server, or follows one.
+    followed: bool,
 }
 
 impl Postgres {
-    /// `programs`: the folder with `postgres` and `initdb`.
+    /// `programs`: the folder with `postgres` and `initdb`. `followed`: there is to be a second server that follows.
     pub fn new(
         programs: PathBuf,
         parameters: Parameters,
         master_username: String,
+        followed: bool,
     ) -> Result<Self, ComputeError> {
         if master_username.is_empty() || master_username.contains('\0') || master_username.starts_with("pg_")
         {
@@ -57,7 +68,7 @@ impl Postgres {
                 "master_username {master_username:?}: PostgreSQL takes no empty name and none that begins with pg_"
             )));
         }
-        Ok(Self { programs, parameters, master_username })
+        Ok(Self { programs, parameters, master_username, followed })
     }
 
     async fn initdb(
@@ -77,6 +88,9 @@ impl Postgres {
         .map(OsString::from)
         .into();
         arguments.push(format!("--locale={locale}").into());
+        if self.followed {
+            arguments.push(SMALL_SEGMENTS.into());
+        }
         for (option, value) in [
             ("--username=", OsString::from(&self.master_username)),
             ("--pwfile=", secret.into()),
@@ -87,6 +101,21 @@ impl Postgres {
             arguments.push(argument);
         }
         run(Program::new(&self.programs.join("initdb"), arguments, user), INITDB_DEADLINE).await
+    }
+
+    /// Puts our access rules in place, by renaming, and synced: a half-written file would lock everybody out.
+    fn write_hba(&self, volume: &Path, user: Option<&OsUser>) -> Result<(), ComputeError> {
+        let master = self.master_username.replace('"', "\"\"");
+        let rules = match self.followed {
+            true => format!("{HBA}local replication \"{master}\" trust\n{NO_REPLICATION}"),
+            false => format!("{HBA}{NO_REPLICATION}"),
+        };
+        let target = volume.join("pg_hba.conf");
+        if fs::read(&target).is_ok_and(|present| present == rules.as_bytes()) {
+            return Ok(());
+        }
+        secret_file::replace(&target, rules.as_bytes(), user)
+            .map_err(|source| ComputeError::Io { what: format!("writing {}", target.display()), source })
     }
 }
 
@@ -121,7 +150,7 @@ impl Flavour for Postgres {
                 reason: format!("initdb failed: {said}"),
             });
         }
-        write_hba(fresh, site.user.as_ref())
+        self.write_hba(fresh, site.user.as_ref())
     }
 
     fn has_data(&self, volume: &Path) -> bool {
@@ -130,6 +159,11 @@ impl Flavour for Postgres {
 
     async fn accept_volume(&self, site: &Site, version: &str) -> Result<(), ComputeError> {
         let (data, server) = (programs::volume_major(&site.volume), programs::major(version));
+        if self.followed && server.is_some_and(|server| server < FIRST_FOLLOWED) {
+            return Err(ComputeError::Configuration(format!(
+                "handover = \"standby\" takes PostgreSQL {FIRST_FOLLOWED} or later, and the server here is {version}"
+            )));
+        }
         match data {
             Some(data) if Some(data) != server => Err(ComputeError::Volume {
                 path: site.volume.clone(),
@@ -138,7 +172,7 @@ impl Flavour for Postgres {
                      `postgresql-{data}`, or name the folder of its programs with `server`"
                 ),
             }),
-            Some(_) => write_hba(&site.volume, site.user.as_ref()),
+            Some(_) => self.write_hba(&site.volume, site.user.as_ref()),
             None => Err(ComputeError::Volume {
                 path: site.volume.clone(),
                 reason: "PG_VERSION in it cannot be read".to_owned(),
@@ -208,6 +242,10 @@ impl Flavour for Postgres {
         ["FATAL:", "PANIC:"].iter().any(|level| line.contains(level))
     }
 
+    fn following(&self) -> Option<&dyn Following> {
+        self.followed.then_some(self as &dyn Following)
+    }
+
     fn needed_bytes(&self, resources: &Resources) -> Option<u64> {
         self.parameters.needed_bytes(resources)
     }
@@ -223,16 +261,9 @@ fn includes_others(text: &[u8]) -> bool {
 }
 
 /// Checks the operator's parameters; see [`Parameters::new`].
-pub fn parameters(own: std::collections::BTreeMap<String, String>) -> Result<Parameters, ComputeError> {
-    Parameters::new(own)
-}
-
-/// Puts our access rules in place, by renaming, and synced: a half-written file would lock everybody out.
-fn write_hba(volume: &Path, user: Option<&OsUser>) -> Result<(), ComputeError> {
-    let target = volume.join("pg_hba.conf");
-    if fs::read(&target).is_ok_and(|present| present == HBA.as_bytes()) {
-        return Ok(());
-    }
-    secret_file::replace(&target, HBA.as_bytes(), user)
-        .map_err(|source| ComputeError::Io { what: format!("writing {}", target.display()), source })
+pub fn parameters(
+    own: std::collections::BTreeMap<String, String>,
+    largest: Option<Resources>,
+) -> Result<Parameters, ComputeError> {
+    Parameters::new(own, largest)
 }

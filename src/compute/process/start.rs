@@ -1,6 +1,7 @@
 //! One start of a server, in two steps: everything that needs no empty volume first, then the start itself. A start
 //! that is given up half-way (an error, a dropped future) takes its process with it.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -55,12 +56,13 @@ struct Ahead {
 pub(super) struct Unfit;
 
 impl Staged {
-    /// Prepares the start, down to the process. Nothing here is noticed by a running server. `entrances`: where the
-    /// process moves into its cgroups.
+    /// Prepares the start, down to the process. Nothing here is noticed by a running server. `more`: arguments behind the
+    /// usual ones. `entrances`: where the process moves into its cgroups.
     pub(super) fn new(
         site: &Site,
         flavour: &dyn Flavour,
         resources: &Resources,
+        more: Vec<OsString>,
         entrances: &[File],
     ) -> Result<Self, ComputeError> {
         let failed = |what: &'static str| move |source| ComputeError::Io { what: what.to_owned(), source };
@@ -69,7 +71,8 @@ impl Staged {
         let name = format!("notify.{}", STARTS.fetch_add(1, Ordering::Relaxed));
         let notify = NotifySocket::bind(&site.run_dir.join(name), site.user.as_ref())
             .map_err(failed("making the notification socket"))?;
-        let (file, arguments) = flavour.server(site, resources);
+        let (file, mut arguments) = flavour.server(site, resources);
+        arguments.extend(more);
         let mut environment = flavour.environment();
         environment.push(("NOTIFY_SOCKET".to_owned(), notify.path().as_os_str().to_owned()));
         let (folder, user) = (site.volume.clone(), site.user.clone());

@@ -113,6 +113,7 @@ impl Ground {
             router_password: "router's own".to_owned(),
             database_name: None,
             parameters,
+            followed: None,
             start_deadline: START_DEADLINE,
             stop_deadline: STOP_DEADLINE,
         }

@@ -137,17 +137,27 @@ pub(super) async fn check_reach(site: &Site, folder: &Path) -> Result<(), Comput
 
 /// Refuses to touch a running server whose volume is full: it may still read, and one that is started there may not.
 pub(super) fn check_room(volume: &Path) -> Result<(), ComputeError> {
+    check_free(volume, ROOM, "a change")
+}
+
+/// Refuses to make something of `size` bytes beside the volume that would leave no room for anything else.
+pub(super) fn check_room_for(volume: &Path, size: u64) -> Result<(), ComputeError> {
+    let folder = volume.parent().unwrap_or(volume);
+    check_free(folder, size.saturating_add(size / 8).saturating_add(ROOM), "a copy")
+}
+
+fn check_free(volume: &Path, needed: u64, what: &str) -> Result<(), ComputeError> {
     let found = statvfs(volume).map_err(|error| ComputeError::Io {
         what: format!("looking for room on {}", volume.display()),
         source: error.into(),
     })?;
     // The reserve of the file system is root's, and servers do not run as root.
     let free = found.blocks_available().saturating_mul(found.fragment_size());
-    if free < ROOM {
-        let (free, needed) = (free >> 20, ROOM >> 20);
+    if free < needed {
+        let (free, needed) = (free >> 20, needed >> 20);
         return Err(refused(
             volume,
-            format!("the disk is full: {free} MiB are free, a change needs {needed} MiB"),
+            format!("the disk is full: {free} MiB are free, {what} needs {needed} MiB"),
         ));
     }
     Ok(())
@@ -157,7 +167,7 @@ fn refused(path: &Path, reason: String) -> ComputeError {
     ComputeError::Volume { path: path.to_path_buf(), reason }
 }
 
-fn beside(volume: &Path, suffix: &str) -> PathBuf {
+pub(super) fn beside(volume: &Path, suffix: &str) -> PathBuf {
     let mut path = volume.as_os_str().to_owned();
     path.push(suffix);
     PathBuf::from(path)

@@ -3,7 +3,7 @@
 //! In reading order: [`message`] frames; [`greet`] and [`auth`] let a client in; [`log_in`] opens a backend;
 //! [`tracker`] (with [`statements`], [`sql`] and [`lexer`]) watches the session; [`capture`] (with [`introspection`])
 //! and [`restore`] move its [`state`]; [`stored`] finds names of settings in the catalogue; [`lost`] answers for a
-//! transaction that is gone; [`query`] asks in the router's own name, [`interlude`] in the client's.
+//! transaction that is gone; [`query`] asks in the router's own name, [`interlude`] in the client's; [`replicating`] keeps a standby.
 
 use bytes::{Bytes, BytesMut};
 
@@ -19,6 +19,7 @@ pub mod log_in;
 pub mod lost;
 pub mod message;
 pub mod query;
+mod replicating;
 pub mod restore;
 pub mod sql;
 pub mod state;
@@ -28,7 +29,7 @@ pub mod tracker;
 
 use crate::engine::{
     Access, Arrival, CancelKey, Engine, Farewell, Fate, Flush, Framing, Inquiry, Loss, Never, Obstacle,
-    RouterLogin, Tie, Tracker as _,
+    Replicating, RouterLogin, Tie, Tracker as _,
 };
 
 /// The engine.
@@ -245,6 +246,14 @@ impl Engine for Postgres {
 
     fn volatile_settings(_: &log_in::LoggedIn) -> &'static str {
         ""
+    }
+
+    fn replicating(router: &log_in::LoggedIn) -> Option<&'static Replicating> {
+        replicating::statements(router.major_version())
+    }
+
+    fn written(row: &[Option<String>]) -> Option<(u64, bool)> {
+        replicating::written(row)
     }
 
     fn set_volatile(_: &str, _: &str) -> Option<String> {

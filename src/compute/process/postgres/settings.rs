@@ -22,6 +22,8 @@ const BYTES_PER_CONNECTION: u64 = 2 * MIB;
 const BYTES_PER_BUSY_CONNECTION: u64 = 4 * MIB;
 /// The router's own connections find a place on a full server.
 const RESERVED_CONNECTIONS: u64 = 10;
+/// A standby may fall behind so far; then it is made anew. (Since PostgreSQL 13.)
+const KEPT_LOG: &str = "wal_keep_size=256MB";
 /// The port is only the socket's name.
 pub(super) const PORT: &str = "5432";
 
@@ -42,11 +44,19 @@ const RESERVED_NAMES: [&str; 11] = [
 
 /// The operator's own parameters, checked.
 #[derive(Debug, Clone)]
-pub struct Parameters(BTreeMap<String, String>);
+pub struct Parameters {
+    own: BTreeMap<String, String>,
+    /// There is a second server that follows: the largest capacity.
+    largest: Option<Resources>,
+}
 
 impl Parameters {
     /// Refuses names that are no parameter names, values that no command line can carry, and what the router sets.
-    pub fn new(parameters: BTreeMap<String, String>) -> Result<Self, ComputeError> {
+    /// `largest`: the largest capacity, where a second server follows.
+    pub fn new(
+        parameters: BTreeMap<String, String>,
+        largest: Option<Resources>,
+    ) -> Result<Self, ComputeError> {
         let mut checked = BTreeMap::new();
         for (name, value) in parameters {
             let folded = name.to_ascii_lowercase();
@@ -67,20 +77,21 @@ impl Parameters {
             }
             checked.insert(folded, value);
         }
-        Ok(Self(checked))
+        Ok(Self { own: checked, largest })
     }
 
     /// `name=value` for every setting, in an order in which later ones win: ours by capacity, the operator's, what
     /// may not be changed.
     pub fn settings(&self, site: &Site, resources: &Resources) -> Vec<String> {
         let governed = governed(&site.cluster, resources);
-        let operators = self.0.iter().map(|(name, value)| format!("{name}={value}"));
-        governed.into_iter().chain(operators).chain(fixed(site)).collect()
+        let operators = self.own.iter().map(|(name, value)| format!("{name}={value}"));
+        let followed = self.largest.iter().flat_map(followed);
+        governed.into_iter().chain(followed).chain(operators).chain(fixed(site)).collect()
     }
 
     /// How many ordinary connections the server will take; `None` if the operator's value is not understood.
     pub fn places(&self, resources: &Resources) -> Option<u64> {
-        let number = |name: &str, ours: u64| match self.0.get(name) {
+        let number = |name: &str, ours: u64| match self.own.get(name) {
             Some(own) => own.trim().parse().ok(),
             None => Some(ours),
         };
@@ -92,7 +103,7 @@ impl Parameters {
 
     /// The size of shared_buffers that the server will have, bytes; `None` if the operator's value is not understood.
     pub fn shared_buffers(&self, resources: &Resources) -> Option<u64> {
-        match self.0.get("shared_buffers") {
+        match self.own.get("shared_buffers") {
             Some(own) => parse_memory(own),
             None => Some(shared_buffers(resources.memory_bytes)),
         }
@@ -127,6 +138,16 @@ fn governed(cluster: &str, resources: &Resources) -> Vec<String> {
         format!("superuser_reserved_connections={RESERVED_CONNECTIONS}"),
         "password_encryption=scram-sha-256".to_owned(),
         "logging_collector=off".to_owned(),
+    ]
+}
+
+/// What a server needs to be followed. A standby admits no fewer connections than its primary ("Hot Standby" in the
+/// manual), so all capacities admit the same; how many of them a capacity uses is the router's to see to.
+fn followed(largest: &Resources) -> Vec<String> {
+    vec![
+        format!("max_connections={}", max_connections(largest)),
+        "wal_level=replica".to_owned(),
+        KEPT_LOG.to_owned(),
     ]
 }
 
@@ -175,7 +196,7 @@ mod tests {
     }
 
     fn parameters(list: &[(&str, &str)]) -> Result<Parameters, ComputeError> {
-        Parameters::new(list.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect())
+        Parameters::new(list.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect(), None)
     }
 
     #[test]

@@ -1,0 +1,388 @@
+//! A database on two volumes: one serves, the other follows it (`handover = "standby"`).
+//!
+//! ```text
+//!                    copied, or the old one           started with the next         position reached,
+//!                    after a promotion                capacity, caught up           old server fenced
+//! [no copy] ─────────────────────────► [copy, marked] ──────────────► [follows] ──────────────────► [promoted]
+//!     ▲                                     │ ▲                          │                              │ the marker is
+//!     │ it does not come up, or not near    │ └───── died, stopped ──────┘                              ▼ changed
+//!     └─────────────────────────────────────┘                                                     [it serves]
+//! ```
+//!
+//! **Exactly one writer.** A promotion begins with the old server fenced: nothing of it runs that could write (`fence`). Then
+//! its log's end is read, the copy has to repeat the log up to that, and only then is it told to take over. When it takes writes,
+//! the [`Marker`] is changed; from that moment, and not before, the copy is the database, also for a router that starts
+//! after a crash. Until then every failure, also of this process, leaves the old one: it goes on, and the copy,
+//! which may have taken over by itself meanwhile, loses its mark first of all and is made anew. After it the old server is killed
+//! without having run again. Its log ends where the copy's own begins, so it can follow in turn.
+//!
+//! The second volume lies in a folder of its own beside the first, with its own lock, logs and sockets.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::time::{Instant, sleep, timeout};
+
+use self::copies::Standby;
+use self::fence::{Defeated, Fence};
+use self::marker::{Marker, Side};
+use super::flavour::Following;
+use super::{ProcessProvider, volume};
+use crate::compute::replication::{Position, Replication};
+use crate::compute::{
+    ComputeError, ComputeProvider, HandOver, HandOverTimes, Instance, Promotion, Resources,
+};
+
+mod copies;
+pub(super) mod copy;
+mod fence;
+mod marker;
+
+/// How long the copy may take to repeat the last of the log; clients wait.
+const LAST_BYTES: Duration = Duration::from_millis(250);
+/// How long it may take from then on until it takes writes.
+const PROMOTION: Duration = Duration::from_secs(3);
+/// Between two looks in the meantime.
+const LOOK: Duration = Duration::from_micros(400);
+
+/// See the module. Whatever a copy cannot do is done by a restart of the one that serves.
+pub struct StandbyProvider {
+    first: ProcessProvider,
+    second: ProcessProvider,
+    marker: Marker,
+    /// The side that serves.
+    serving: Mutex<Side>,
+    replication: Arc<dyn Replication>,
+    /// There is to be a copy; otherwise one that is left from earlier is only kept from running.
+    wanted: bool,
+    copy: tokio::sync::Mutex<Standby>,
+    /// The old server, from the promotion until it is retired.
+    defeated: Mutex<Option<Defeated>>,
+    /// Why there is no copy, the last time that one was to be made ready.
+    complaint: Mutex<Option<String>>,
+    /// The database is being stopped.
+    stopped: AtomicBool,
+}
+
+impl StandbyProvider {
+    /// A database of which `first` has the volume that it begins on and `second` another one. `marker`: a file that says
+    /// which of them serves. `wanted`: whether there is to be a copy.
+    ///
+    /// # Errors
+    /// `Configuration` for servers that cannot follow each other, `Io` when the marker cannot be read.
+    pub fn new(
+        first: ProcessProvider,
+        second: ProcessProvider,
+        marker: PathBuf,
+        wanted: bool,
+        replication: Arc<dyn Replication>,
+    ) -> Result<Self, ComputeError> {
+        let marker = Marker(marker);
+        let failed = |source| ComputeError::Io { what: format!("reading {}", marker.0.display()), source };
+        let serving = marker.read().map_err(failed)?;
+        Ok(Self {
+            first,
+            second,
+            serving: Mutex::new(serving),
+            marker,
+            replication,
+            wanted,
+            copy: tokio::sync::Mutex::new(Standby::default()),
+            defeated: Mutex::new(None),
+            complaint: Mutex::new(None),
+            stopped: AtomicBool::new(false),
+        })
+    }
+
+    fn side(&self) -> Side {
+        *self.serving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn of(&self, side: Side) -> &ProcessProvider {
+        match side {
+            Side::First => &self.first,
+            Side::Second => &self.second,
+        }
+    }
+
+    /// The one that serves.
+    fn primary(&self) -> &ProcessProvider {
+        self.of(self.side())
+    }
+
+    /// The other one.
+    fn follower(&self) -> &ProcessProvider {
+        self.of(self.side().other())
+    }
+
+    fn defeated(&self) -> MutexGuard<'_, Option<Defeated>> {
+        self.defeated.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn complain(&self, reason: Option<String>) {
+        let mut complaint = self.complaint.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(reason) = &reason
+            && complaint.as_ref() != Some(reason)
+        {
+            let cluster = &self.primary().site.cluster;
+            tracing::warn!(
+                cluster,
+                reason,
+                "there is no copy of the database; changes are made by a restart"
+            );
+        }
+        *complaint = reason;
+    }
+
+    fn following(&self) -> Option<&dyn Following> {
+        self.primary().flavour.following()
+    }
+
+    /// Has the copy run with these resources, as far as the database that serves.
+    async fn ready_copy(&self, to: &Resources) -> Result<(), String> {
+        let Some(following) = self.following() else {
+            return Err("servers of this kind do not follow each other".to_owned());
+        };
+        let mut copy = self.copy.lock().await;
+        if self.stopped.load(Ordering::Relaxed) || self.primary().alive().is_none() {
+            return Err("the database does not run".to_owned());
+        }
+        let (primary, follower) = (self.primary(), self.follower());
+        let made = copy.ready(primary, follower, following, &*self.replication, to).await;
+        if made.is_err() {
+            copy.stop(follower).await.map_err(|error| error.to_string())?;
+        }
+        made
+    }
+
+    /// Everything up to the point at which the copy takes writes. On `Err`, or dropped, the old server goes on.
+    async fn take_over(
+        &self,
+        primary: &ProcessProvider,
+        follower: &ProcessProvider,
+        following: &dyn Following,
+    ) -> Result<(Fence, HandOverTimes), String> {
+        let (old, new) = (primary.socket(), follower.socket());
+        let Some(old_main) = primary.alive() else { return Err("the old server has ended".to_owned()) };
+        let Some(new_main) = follower.alive() else { return Err("the copy has ended".to_owned()) };
+        let started = Instant::now();
+        let needed = self.replication.needed_processes(&old).await?;
+        let fence = Fence::raise(old_main.pid, &needed).await.map_err(|error| error.to_string())?;
+        let caught_up = async {
+            let end = self.replication.written(&old).await?;
+            self.await_position(&new, end).await
+        };
+        timeout(LAST_BYTES, caught_up).await.map_err(|_| "the copy lags behind".to_owned())??;
+        let fenced = Instant::now();
+        // From here on it may take over, whoever is still there to see it.
+        copies::unmark(&follower.site.volume).map_err(|error| error.to_string())?;
+        following.promote(&follower.site, &new_main.pidfd).map_err(|error| error.to_string())?;
+        timeout(PROMOTION, self.await_writable(&new))
+            .await
+            .map_err(|_| "the copy does not take over in time".to_owned())??;
+        Ok((fence, HandOverTimes { stop: fenced - started, start: fenced.elapsed() }))
+    }
+
+    async fn await_position(&self, copy: &Path, end: Position) -> Result<(), String> {
+        while self.replication.repeated(copy).await? < end {
+            sleep(LOOK).await;
+        }
+        Ok(())
+    }
+
+    async fn await_writable(&self, copy: &Path) -> Result<(), String> {
+        while !self.replication.is_writable(copy).await? {
+            sleep(LOOK).await;
+        }
+        Ok(())
+    }
+
+    /// The copy is the database from now on. `Err`: it is not.
+    fn commit(&self, side: Side) -> io::Result<()> {
+        if let Err(error) = self.marker.write(side) {
+            // The name may have been changed before something failed, and then it counts.
+            if self.marker.read()? != side {
+                return Err(error);
+            }
+            tracing::error!(%error, "it is not certain that the promotion is on disk");
+        }
+        *self.serving.lock().unwrap_or_else(PoisonError::into_inner) = side;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl ComputeProvider for StandbyProvider {
+    async fn recover(&self) -> Result<(), ComputeError> {
+        let (primary, follower) = (self.primary(), self.follower());
+        if self.side() == Side::Second && !primary.flavour.has_data(&primary.site.volume) {
+            let reason = format!(
+                "{} says that the database is here, and there is none: it will not be made anew",
+                self.marker.0.display()
+            );
+            return Err(primary.refused(&reason));
+        }
+        // First the one that must not write.
+        follower.claim().await?;
+        follower.vacate().await?;
+        primary.recover().await
+    }
+
+    async fn launch(&self, resources: &Resources) -> Result<Instance, ComputeError> {
+        self.primary().launch(resources).await
+    }
+
+    async fn prepare(&self, to: &Resources) -> Result<(), ComputeError> {
+        self.primary().prepare(to).await
+    }
+
+    async fn advance(&self, to: &Resources) {
+        if !self.wanted {
+            return self.primary().advance(to).await;
+        }
+        match self.ready_copy(to).await {
+            Ok(()) => self.complain(None),
+            Err(reason) => {
+                self.complain(Some(reason));
+                self.primary().advance(to).await;
+            }
+        }
+    }
+
+    async fn stop_moment(&self) -> Option<Instant> {
+        self.primary().stop_moment().await
+    }
+
+    fn dismiss(&self) {
+        self.primary().dismiss();
+    }
+
+    async fn hand_over(
+        &self,
+        old: &Instance,
+        to: &Resources,
+    ) -> Result<(HandOver, HandOverTimes), ComputeError> {
+        let mut copy = self.copy.lock().await;
+        // A server that stops waits for who follows it.
+        self.replication.let_go().await;
+        copy.stop(self.follower()).await?;
+        self.primary().hand_over(old, to).await
+    }
+
+    async fn promote(&self, _old: &Instance, to: &Resources) -> Promotion {
+        let side = self.side();
+        let (primary, follower) = (self.of(side), self.of(side.other()));
+        let (Some(following), Ok(mut copy)) = (self.following(), self.copy.try_lock()) else {
+            return Promotion::Unfit;
+        };
+        let Some(instance) = copy.fit(primary, follower, following, to) else { return Promotion::Unfit };
+        follower.cgroup.lift();
+        let taken = self.take_over(primary, follower, following).await;
+        follower.limit(to);
+        let committed = taken.and_then(|(fence, times)| match self.commit(side.other()) {
+            Ok(()) => Ok((fence, times)),
+            Err(error) => Err(format!("the promotion cannot be written down: {error}")),
+        });
+        match committed {
+            Ok((fence, times)) => {
+                *self.defeated() = Some(fence.defeat());
+                copy.forget();
+                tracing::info!(fence = ?times.stop, promotion = ?times.start, capacity = to.capacity, "promoted");
+                Promotion::Moved(instance, times)
+            }
+            Err(reason) => {
+                // It may be about to take over. Nobody waits for its end.
+                if !copies::is_marked(&follower.site.volume)
+                    && let Some(process) = follower.alive()
+                {
+                    let _ = process.pidfd.signal(nix::sys::signal::Signal::SIGKILL);
+                }
+                Promotion::NotNow(reason)
+            }
+        }
+    }
+
+    async fn retire(&self, old: &Instance) {
+        let Some(defeated) = self.defeated().take() else { return };
+        drop(defeated);
+        tracing::debug!(pid = old.pid, "the old server is killed");
+        if let Err(error) = copies::mark(&self.follower().site.volume) {
+            tracing::warn!(%error, "the old volume will be copied anew");
+        }
+    }
+
+    async fn keep_warm(&self) {
+        let Some(resources) = self.primary().serving().filter(|_| self.wanted) else { return };
+        let readied = self.ready_copy(&resources).await;
+        self.complain(readied.err());
+    }
+
+    async fn stop(&self, instance: &Instance, grace: Duration) -> Result<(), ComputeError> {
+        self.stopped.store(true, Ordering::Relaxed);
+        self.replication.let_go().await;
+        // A copy that is being made is given up by whoever makes it: the driver's task has ended.
+        let mut copy = self.copy.lock().await;
+        copy.stop(self.follower()).await?;
+        self.follower().cgroup.remove();
+        self.primary().stop(instance, grace).await
+    }
+
+    fn places(&self, resources: &Resources) -> Option<u64> {
+        self.primary().places(resources)
+    }
+
+    fn limitations(&self) -> Vec<String> {
+        self.primary().limitations()
+    }
+}
+
+impl ProcessProvider {
+    /// Where its server is reached.
+    fn socket(&self) -> PathBuf {
+        self.site.run_dir.join(self.flavour.socket_name())
+    }
+
+    /// Ends whatever runs on its volume, at once.
+    async fn vacate(&self) -> Result<(), ComputeError> {
+        let _turn = self.take_turn()?;
+        self.dismiss();
+        if let Some(process) = self.alive() {
+            let (_, firm) = self.flavour.stop_signals();
+            let _ = process.pidfd.signal(firm);
+            let _ = timeout(VACATED, process.ended()).await;
+        }
+        super::orphan::kill(&self.site.volume, self.flavour.as_ref()).await?;
+        *self.running() = None;
+        for name in self.flavour.run_files() {
+            let _ = fs::remove_file(self.site.run_dir.join(name));
+        }
+        Ok(())
+    }
+
+    /// Starts a server on its volume that follows the one of `primary`.
+    async fn follow(
+        &self,
+        primary: &ProcessProvider,
+        following: &dyn Following,
+        resources: &Resources,
+    ) -> Result<Instance, ComputeError> {
+        self.vacate().await?;
+        let _turn = self.take_turn()?;
+        let failed = |source| ComputeError::Io { what: "preparing a copy".to_owned(), source };
+        super::private_dir::ensure(&self.site.run_dir, self.site.user.as_ref())?;
+        self.cgroup.restore();
+        self.cgroup.lift();
+        following.follow(&self.site).map_err(failed)?;
+        volume::settle_owner(&self.site)?;
+        let staged = self.stage_with(resources, following.arguments(&primary.site))?;
+        self.start(staged, resources).await
+    }
+}
+
+/// How long a copy that is told to stop at once may take before it is killed.
+const VACATED: Duration = Duration::from_secs(2);

@@ -1,0 +1,228 @@
+//! The copy of a database: how it comes to be, follows, and is known to be fit.
+//!
+//! A volume is a copy of the one that serves only while it has its mark, a file beside it. It gets it when it has been copied, or
+//! when it served and has been put down; it loses it before it is promoted. A volume without it may have gone its own way.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::super::flavour::Following;
+use super::super::{ProcessProvider, secret_file, volume};
+use super::copy::copy_volume;
+use crate::compute::replication::{CopyFile, Replication};
+use crate::compute::{ComputeError, Instance, Resources};
+
+/// A copy that gets no nearer for so long does not follow.
+const STUCK: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(5);
+
+/// The server that follows, if one does.
+#[derive(Debug, Default)]
+pub(super) struct Standby {
+    instance: Option<Instance>,
+}
+
+impl Standby {
+    /// Has a copy follow with these resources, as far as the database is now. A volume that cannot is copied anew.
+    pub(super) async fn ready(
+        &mut self,
+        primary: &ProcessProvider,
+        follower: &ProcessProvider,
+        following: &dyn Following,
+        replication: &dyn Replication,
+        to: &Resources,
+    ) -> Result<(), String> {
+        if let Some(objection) = following.objection(&primary.site.volume) {
+            return Err(objection);
+        }
+        if self.fit(primary, follower, following, to).is_some()
+            && catch_up(primary, follower, replication).await.is_ok()
+        {
+            return Ok(());
+        }
+        self.stop(follower).await.map_err(|error| error.to_string())?;
+        if is_marked(&follower.site.volume) && follower.flavour.has_data(&follower.site.volume) {
+            match self.follow(primary, follower, following, replication, to).await {
+                Ok(()) => return Ok(()),
+                Err(reason) => tracing::info!(reason, "the copy does not follow and is made anew"),
+            }
+            self.stop(follower).await.map_err(|error| error.to_string())?;
+        }
+        make(primary, follower, following, replication).await?;
+        self.follow(primary, follower, following, replication, to).await
+    }
+
+    async fn follow(
+        &mut self,
+        primary: &ProcessProvider,
+        follower: &ProcessProvider,
+        following: &dyn Following,
+        replication: &dyn Replication,
+        to: &Resources,
+    ) -> Result<(), String> {
+        let user = follower.site.user.as_ref();
+        for (name, content) in settings(&primary.site.volume, following) {
+            let copied = secret_file::replace(&follower.site.volume.join(name), &content, user);
+            copied.map_err(|error| format!("{name} cannot be copied: {error}"))?;
+        }
+        let started = follower.follow(primary, following, to).await;
+        self.instance = Some(started.map_err(|error| error.to_string())?);
+        catch_up(primary, follower, replication).await
+    }
+
+    /// The copy, if it follows with these resources and nothing would be lost.
+    pub(super) fn fit(
+        &self,
+        primary: &ProcessProvider,
+        follower: &ProcessProvider,
+        following: &dyn Following,
+        to: &Resources,
+    ) -> Option<Instance> {
+        let instance = self.instance.as_ref().filter(|instance| {
+            instance.resources == *to
+                && instance.exited.borrow().is_none()
+                && is_marked(&follower.site.volume)
+        })?;
+        if let Some(objection) = following.objection(&primary.site.volume) {
+            tracing::info!(objection, "the copy is not promoted");
+            return None;
+        }
+        // It was started with them.
+        let same = settings(&primary.site.volume, following) == settings(&follower.site.volume, following);
+        same.then(|| instance.clone())
+    }
+
+    /// It serves, or has gone.
+    pub(super) fn forget(&mut self) {
+        self.instance = None;
+    }
+
+    /// Ends it. After `Ok` nothing runs on its volume.
+    pub(super) async fn stop(&mut self, follower: &ProcessProvider) -> Result<(), ComputeError> {
+        self.instance = None;
+        follower.vacate().await
+    }
+}
+
+/// The files with settings that a volume has, and what is in them.
+fn settings(volume: &Path, following: &dyn Following) -> Vec<(&'static str, Vec<u8>)> {
+    let read = |name: &&'static str| Some((*name, fs::read(volume.join(name)).ok()?));
+    following.settings_files().iter().filter_map(read).collect()
+}
+
+/// Waits until the copy has repeated what is in the log by now.
+async fn catch_up(
+    primary: &ProcessProvider,
+    follower: &ProcessProvider,
+    replication: &dyn Replication,
+) -> Result<(), String> {
+    let goal = replication.written(&primary.socket()).await?;
+    let mut furthest = None;
+    let mut since = Instant::now();
+    loop {
+        let reached = replication.repeated(&follower.socket()).await.ok();
+        if reached >= Some(goal) {
+            return Ok(());
+        }
+        if reached > furthest {
+            (furthest, since) = (reached, Instant::now());
+        }
+        if since.elapsed() > STUCK || follower.alive().is_none() {
+            return Err("the copy gets no nearer".to_owned());
+        }
+        sleep(LOOK).await;
+    }
+}
+
+/// Copies the volume that serves; all or nothing.
+async fn make(
+    primary: &ProcessProvider,
+    follower: &ProcessProvider,
+    following: &dyn Following,
+    replication: &dyn Replication,
+) -> Result<(), String> {
+    let text = |error: io::Error| format!("the volume cannot be copied: {error}");
+    let (from, to) = (&primary.site.volume, &follower.site.volume);
+    let fresh = Fresh(volume::beside(to, ".new"));
+    unmark(to).map_err(text)?;
+    for folder in [&fresh.0, to] {
+        remove_tree(folder).map_err(text)?;
+    }
+    volume::check_room_for(to, size_of(from).map_err(text)?).map_err(|error| error.to_string())?;
+    let started = Instant::now();
+    let under_way = replication.begin_copy(&primary.socket()).await?;
+    copy_volume(from, &fresh.0, following.part(), follower.site.user.clone()).await.map_err(text)?;
+    write_files(&fresh.0, under_way.finish().await?, follower).map_err(text)?;
+    fs::rename(&fresh.0, to).map_err(text)?;
+    mark(to).map_err(text)?;
+    tracing::info!(cluster = primary.site.cluster, took = ?started.elapsed(), "made a copy of the volume");
+    Ok(())
+}
+
+fn write_files(folder: &Path, files: Vec<CopyFile>, follower: &ProcessProvider) -> io::Result<()> {
+    files.into_iter().try_for_each(|(name, text)| {
+        secret_file::replace(&folder.join(name), text.as_bytes(), follower.site.user.as_ref())
+    })
+}
+
+/// A folder that is being filled. Half of a copy takes room and is of no use.
+struct Fresh(PathBuf);
+
+impl Drop for Fresh {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn remove_tree(folder: &Path) -> io::Result<()> {
+    unless_missing(fs::remove_dir_all(folder))
+}
+
+fn unless_missing(done: io::Result<()>) -> io::Result<()> {
+    match done {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// How much room the files of a folder take, bytes. Some may go meanwhile.
+fn size_of(root: &Path) -> io::Result<u64> {
+    let mut folders = vec![root.to_path_buf()];
+    let mut size: u64 = 0;
+    while let Some(folder) = folders.pop() {
+        let Ok(entries) = fs::read_dir(&folder) else { continue };
+        for entry in entries {
+            let entry = entry?;
+            match entry.metadata() {
+                Ok(found) if found.is_dir() => folders.push(entry.path()),
+                Ok(found) => size = size.saturating_add(found.blocks().saturating_mul(512)),
+                Err(_) => {}
+            }
+        }
+    }
+    Ok(size)
+}
+
+fn mark_of(volume: &Path) -> PathBuf {
+    volume::beside(volume, ".copy")
+}
+
+/// See the module.
+pub(super) fn is_marked(volume: &Path) -> bool {
+    mark_of(volume).exists()
+}
+
+/// See the module.
+pub(super) fn mark(volume: &Path) -> io::Result<()> {
+    fs::write(mark_of(volume), b"")
+}
+
+/// See the module. It need not be on disk: a server that took over does not follow, and that is seen.
+pub(super) fn unmark(volume: &Path) -> io::Result<()> {
+    unless_missing(fs::remove_file(mark_of(volume)))
+}

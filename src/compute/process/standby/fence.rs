@@ -1,0 +1,168 @@
+//! A server that cannot write: all its processes are stopped (SIGSTOP) but those that are needed to say so.
+//!
+//! ```text
+//! raise ──► Fence: nothing of it runs but what is needed ──┬─ drop ─────► goes on as if nothing had been
+//!                                                          └─ defeat ──► Defeated ── drop ──► killed; it never ran again
+//! ```
+//!
+//! What a server does by itself (clean up, run background workers' jobs) could otherwise write between the last look at its
+//! log and the moment at which its copy takes over. Stopping and going on again is quick and takes nothing from it, so until the
+//! copy serves all can be undone. The main process is stopped first: from then on it neither makes children nor reaps
+//! them, so that their numbers stay theirs.
+
+use std::fs;
+use std::io;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::time::{Instant, sleep};
+
+/// How long processes may take to stop; one that waits for a disk stops after that.
+const PATIENCE: Duration = Duration::from_millis(200);
+const LOOK: Duration = Duration::from_micros(100);
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Fence {
+    main: u32,
+    stopped: Vec<u32>,
+}
+
+impl Fence {
+    /// Stops the server whose main process, a child of ours, is `main`; not those of its children that are `needed`.
+    /// On `Err`, or dropped, it goes on.
+    pub(super) async fn raise(main: u32, needed: &[u32]) -> io::Result<Self> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut fence = Self { main, stopped: Vec::new() };
+        fence.stop(main)?;
+        await_stopped(&[main], deadline).await?;
+        let idle: Vec<u32> = children(main)?.into_iter().filter(|child| !needed.contains(child)).collect();
+        for child in &idle {
+            fence.stop(*child)?;
+        }
+        await_stopped(&idle, deadline).await?;
+        Ok(fence)
+    }
+
+    fn stop(&mut self, pid: u32) -> io::Result<()> {
+        send(pid, Signal::SIGSTOP)?;
+        self.stopped.push(pid);
+        Ok(())
+    }
+
+    /// It will not go on.
+    pub(super) fn defeat(mut self) -> Defeated {
+        self.stopped.clear();
+        Defeated(self.main)
+    }
+}
+
+impl Drop for Fence {
+    fn drop(&mut self) {
+        // The main process last: what it hears of its children it has missed nothing of.
+        for pid in self.stopped.drain(..).rev() {
+            if let Err(error) = send(pid, Signal::SIGCONT) {
+                tracing::error!(pid, %error, "a stopped process of the server does not go on");
+            }
+        }
+    }
+}
+
+/// A stopped server that is killed, with all its processes, when this is dropped. It does not run again, also before it is
+/// gone.
+#[derive(Debug)]
+pub(super) struct Defeated(u32);
+
+impl Drop for Defeated {
+    fn drop(&mut self) {
+        // While the main process is there, stopped, its children's numbers are theirs.
+        let children = children(self.0).unwrap_or_default();
+        for pid in children.into_iter().chain([self.0]) {
+            if let Err(error) = send(pid, Signal::SIGKILL) {
+                tracing::error!(pid, %error, "a process of the old server cannot be killed");
+            }
+        }
+    }
+}
+
+/// One that has gone is not an error.
+fn send(pid: u32, signal: Signal) -> io::Result<()> {
+    let Ok(number) = i32::try_from(pid) else { return Ok(()) };
+    match kill(Pid::from_raw(number), signal) {
+        Err(nix::errno::Errno::ESRCH) => Ok(()),
+        sent => sent.map_err(Into::into),
+    }
+}
+
+/// A signal is only acted upon when the process comes to it.
+async fn await_stopped(pids: &[u32], deadline: Instant) -> io::Result<()> {
+    for &pid in pids {
+        while !is_stopped(pid) {
+            if Instant::now() > deadline {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, format!("process {pid} does not stop")));
+            }
+            sleep(LOOK).await;
+        }
+    }
+    Ok(())
+}
+
+/// Whether it is stopped or gone (proc(5), `/proc/PID/stat`).
+fn is_stopped(pid: u32) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
+    // The name before it may contain anything.
+    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    matches!(state, Some('T' | 't' | 'Z' | 'X'))
+}
+
+/// The children of a process, whichever of its threads made them.
+fn children(pid: u32) -> io::Result<Vec<u32>> {
+    let mut all = Vec::new();
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let listed = fs::read_to_string(thread?.path().join("children"))?;
+        all.extend(listed.split_ascii_whitespace().filter_map(|child| child.parse::<u32>().ok()));
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Child, Command};
+
+    /// A shell with two children that sleep.
+    fn family() -> (Child, Vec<u32>) {
+        let child = Command::new("/bin/sh").args(["-c", "sleep 60 & sleep 60 & wait"]).spawn().unwrap();
+        let mut theirs = Vec::new();
+        for _ in 0..500 {
+            theirs = children(child.id()).unwrap();
+            if theirs.len() == 2 {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(theirs.len(), 2);
+        (child, theirs)
+    }
+
+    #[tokio::test]
+    async fn all_but_the_needed_are_stopped_and_go_on() {
+        let (mut parent, children) = family();
+        let fence = Fence::raise(parent.id(), &children[..1]).await.unwrap();
+        assert!(is_stopped(parent.id()) && !is_stopped(children[0]) && is_stopped(children[1]));
+        drop(fence);
+        for pid in [parent.id(), children[1]] {
+            while is_stopped(pid) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        drop(Fence::raise(parent.id(), &[]).await.unwrap().defeat());
+        parent.wait().unwrap();
+        for child in children {
+            while !is_stopped(child) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+}

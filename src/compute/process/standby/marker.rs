@@ -1,0 +1,74 @@
+//! Which of two volumes is the database, on disk. Changing it is the moment at which a promotion counts: before, a router
+//! that starts anew goes on with the old volume, after it with the new one, and the other is a copy at best.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use crate::compute::process::secret_file;
+
+/// One of the two volumes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::compute::process) enum Side {
+    /// Where every cluster begins.
+    First,
+    /// Its copy, at first.
+    Second,
+}
+
+impl Side {
+    /// The other one.
+    pub(super) fn other(self) -> Self {
+        match self {
+            Self::First => Self::Second,
+            Self::Second => Self::First,
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::First => "first\n",
+            Self::Second => "second\n",
+        }
+    }
+}
+
+/// The file; there is none until the first promotion.
+#[derive(Debug)]
+pub(super) struct Marker(pub(super) PathBuf);
+
+impl Marker {
+    /// What it says. A file that cannot be read, or says something else, is an error: to guess would be to serve old data.
+    pub(super) fn read(&self) -> io::Result<Side> {
+        match fs::read_to_string(&self.0) {
+            Ok(word) if word == Side::First.word() => Ok(Side::First),
+            Ok(word) if word == Side::Second.word() => Ok(Side::Second),
+            Ok(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "it says neither `first` nor `second`")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Side::First),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Changes it, all or nothing, on disk when it returns. On `Err` it may say either.
+    pub(super) fn write(&self, side: Side) -> io::Result<()> {
+        secret_file::replace(&self.0, side.word().as_bytes(), None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_says_what_was_written_and_nothing_is_guessed() {
+        let folder = tempfile::tempdir().unwrap();
+        let marker = Marker(folder.path().join("primary"));
+        assert_eq!(marker.read().unwrap(), Side::First);
+        for side in [Side::Second, Side::First] {
+            marker.write(side).unwrap();
+            assert_eq!(marker.read().unwrap(), side);
+        }
+        fs::write(&marker.0, "").unwrap();
+        assert!(marker.read().is_err());
+    }
+}
