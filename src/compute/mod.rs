@@ -167,9 +167,16 @@ pub trait ComputeProvider: Send + Sync {
         to: &Resources,
     ) -> Result<(HandOver, HandOverTimes), ComputeError>;
 
+    /// The copy of the database that [`promote`](ComputeProvider::promote) would have serve, if one runs: its socket, and
+    /// its main process. It takes connections, and no writes.
+    async fn copy(&self) -> Option<(PathBuf, u32)> {
+        None
+    }
+
     /// Hands over to a copy of the database that is kept beside it. Called while no client can write, and before any
-    /// session has given its backend up. Dropping it leaves the old instance as it was.
-    async fn promote(&self, _old: &Instance, _to: &Resources) -> Promotion {
+    /// session has given its backend up. `needed`: processes of the old instance that have to say something yet. Dropping it
+    /// leaves the old instance as it was.
+    async fn promote(&self, _old: &Instance, _to: &Resources, _needed: &[u32]) -> Promotion {
         Promotion::Unfit
     }
 

@@ -25,8 +25,8 @@ pub trait Replication: Send + Sync {
     /// From here until the copy is finished, the files of the running server may be copied one after the other.
     async fn begin_copy(&self, server: &Path) -> Result<Box<dyn CopyUnderWay>, String>;
 
-    /// The operating system's processes of the server without which it cannot tell how far its log has come, send it to the
-    /// copy, or finish a client's session that holds still.
+    /// The operating system's processes of the server without which it cannot tell how far its log has come, or send it to
+    /// the copy.
     async fn needed_processes(&self, server: &Path) -> Result<Vec<u32>, String>;
 
     /// How far the log of the server has come, after everything in it was written to disk.

@@ -28,6 +28,7 @@ pub trait Dialogue: Send {
 }
 
 /// A conversation that never takes place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Never {}
 
 impl Dialogue for Never {

@@ -80,7 +80,9 @@ pub trait Engine: Sized + Send + Sync + std::fmt::Debug + 'static {
     /// Makes a fresh backend the session that was captured.
     type Restore: Dialogue<Output = Self::Restored>;
     /// What a restore has to tell the client.
-    type Restored: Send;
+    type Restored: Send + 'static;
+    /// What of a session can be made ahead on a server that takes no writes yet.
+    type Ahead: Clone + PartialEq + Send + Sync + 'static;
     /// Fetches what the server has for the client and has not sent yet.
     type Drain: Dialogue<Output = BytesMut>;
     /// Reads one account's secret.
@@ -142,6 +144,26 @@ pub trait Engine: Sized + Send + Sync + std::fmt::Debug + 'static {
         state: &Self::State,
         nonce: u64,
     ) -> Self::Restore;
+    /// What can be made of a session before the server that is to take over does so, to be
+    /// [completed](Engine::complete) then; `None`: it is better made as a whole.
+    fn ahead(_tracker: &Self::Tracker, _state: &Self::State) -> Option<Self::Ahead> {
+        None
+    }
+    /// Makes that, on a backend that has just let us in, or fails: half of it is of no use.
+    fn rehearse(ahead: &Self::Ahead, logged_in: &Self::LoggedIn, nonce: u64) -> Self::Restore;
+    /// Makes the rest, when the server has taken over.
+    fn complete(
+        tracker: &Self::Tracker,
+        logged_in: &Self::LoggedIn,
+        state: &Self::State,
+        nonce: u64,
+    ) -> Self::Restore {
+        Self::restore(tracker, logged_in, state, nonce)
+    }
+    /// What both have to tell the client.
+    fn joined(_ahead: Self::Restored, rest: Self::Restored) -> Self::Restored {
+        rest
+    }
     /// The session goes on after a restore; writes what the client must be told first.
     fn reattach(
         tracker: &mut Self::Tracker,
@@ -265,7 +287,7 @@ pub struct Replicating {
     pub end_copy: &'static str,
     /// Names in the copy's folder; an empty or missing text makes no file.
     pub copy_files: &'static [&'static str],
-    /// Yields the processes that a server needs to say how far it is, to send its log, and to finish a session at rest.
+    /// Yields the processes that a server needs to say how far it is, and to send its log.
     pub needed_processes: &'static str,
     /// Yields what [`Engine::written`] reads.
     pub written: &'static str,

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::futures::OwnedNotified;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 mod aide;
@@ -18,6 +18,7 @@ mod ids;
 mod membership;
 mod places;
 mod room;
+mod stage;
 mod view;
 
 pub use aide::Aide;
@@ -26,6 +27,7 @@ pub use ids::{ConnectionId, Ids};
 pub use membership::Membership;
 pub(in crate::router) use room::LOOK;
 pub use room::{Claim, Place};
+pub use stage::{Rehearsal, Stage};
 pub use view::{Identity, SessionView};
 
 use super::gate::{Gate, Hold, Phase, Signal};
@@ -188,13 +190,17 @@ pub struct Fleet {
     emptied: bool,
     /// Connections of the router's own.
     aides: AtomicUsize,
+    /// Sessions that are being made ahead of a change, …
+    rehearsing: AtomicUsize,
+    /// … and how many more may be at the same time.
+    rehearsals: Semaphore,
 }
 
 impl Fleet {
     /// A fleet of `limit` sessions at most, with no database yet. `emptied`: a database is to stop only when nobody is
     /// connected to it.
     pub fn new(limit: usize, emptied: bool) -> Arc<Fleet> {
-        let signal = Signal { phase: Phase::Down, round: 0, era: 0, survey: 0, socket: None };
+        let signal = Signal { phase: Phase::Down, round: 0, era: 0, survey: 0, socket: None, stage: None };
         Arc::new(Fleet {
             members: Mutex::new(Members::default()),
             progress: Arc::new(Notify::new()),
@@ -205,6 +211,8 @@ impl Fleet {
             limit,
             emptied,
             aides: AtomicUsize::new(0),
+            rehearsing: AtomicUsize::new(0),
+            rehearsals: Semaphore::new(stage::AT_ONCE),
         })
     }
 
@@ -310,13 +318,26 @@ impl Fleet {
     /// How many connections there are that the database must not stop under: all sessions' but of those that hold still
     /// and have nothing to fetch, or every one where it is to be empty.
     pub fn attached(&self) -> usize {
+        let attached = self.with_backend();
         let counts = self.members().counts;
-        let without = counts[Attachment::Detached as usize] + counts[Attachment::Parked as usize];
-        let attached = counts.iter().sum::<usize>() - without;
         match self.emptied {
             true => attached + self.aides.load(Ordering::Relaxed),
-            false => attached - counts[Attachment::Still as usize],
+            false => attached.saturating_sub(counts[Attachment::Still as usize]),
         }
+    }
+
+    /// The backends that sessions which hold still must fetch something from before the database goes.
+    pub fn fetching(&self) -> Vec<u32> {
+        let members = self.members();
+        let fetching = members.sessions.values().filter(|m| m.attachment == Attachment::Fetching);
+        fetching.filter_map(|member| member.backend_id).collect()
+    }
+
+    /// How many sessions have a backend.
+    pub(super) fn with_backend(&self) -> usize {
+        let counts = self.members().counts;
+        let without = counts[Attachment::Detached as usize] + counts[Attachment::Parked as usize];
+        counts.iter().sum::<usize>() - without
     }
 
     /// How many sessions there are.

@@ -22,7 +22,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use super::fleet::{Fleet, Held};
+use super::fleet::{Fleet, Held, Stage};
 
 /// What the gate tells sessions to do; see the module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +57,8 @@ pub struct Signal {
     pub survey: u64,
     /// The database's private socket, while there is one.
     pub socket: Option<Arc<Path>>,
+    /// Where sessions may be made ahead of a change.
+    pub stage: Option<Stage>,
 }
 
 /// Sessions are being gathered at the gate. Dropping it lets everybody go on where they were.
@@ -174,10 +176,25 @@ impl LetGo {
         }
     }
 
+    /// Waits until nobody has a backend of the old database, `deadline` at most. Where the next one serves at once, that
+    /// must be known: a session that has not let go yet has not said either that others can see what it has.
+    pub async fn all_gone(&self, deadline: Duration) {
+        let deadline = Instant::now() + deadline;
+        loop {
+            let progress = self.fleet.progress();
+            if self.fleet.with_backend() == 0 || timeout_at(deadline, progress).await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// A database serves again: restores the sessions whose state others can see, `deadline` at most, then opens.
+    ///
+    /// # Cancel safety
+    /// Dropping it leaves the cluster down.
     pub async fn resume(mut self, socket: Arc<Path>, deadline: Duration) {
-        self.resumed = true;
         self.fleet.resume(socket, deadline).await;
+        self.resumed = true;
     }
 }
 

@@ -218,6 +218,7 @@ impl<E: Engine> Guest<E> {
             gate,
             client: ClientEnd::new(self.stream, self.input, turn),
             backend: Some(Box::new(backend)),
+            understudy: None,
             cleared: 0,
             tracker,
             state: E::State::default(),

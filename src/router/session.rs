@@ -36,9 +36,11 @@ mod lost;
 mod park;
 mod reauthenticate;
 pub(super) mod rest;
+mod understudy;
 
 pub(in crate::router) use doubt::InDoubt;
 pub(in crate::router) use park::Parking;
+pub(in crate::router) use understudy::Understudy;
 
 use park::Watch;
 
@@ -68,6 +70,8 @@ pub struct Session<E: Engine> {
     pub(super) client: ClientEnd,
     /// Boxed: a parked session has none.
     pub(super) backend: Option<Box<Backend<E>>>,
+    /// Itself, on a server that is to take over.
+    pub(super) understudy: Option<Box<Understudy<E>>>,
     /// How much of the backend's input may go to the client.
     pub(super) cleared: usize,
     pub(super) tracker: E::Tracker,
@@ -169,6 +173,7 @@ impl<E: Engine> Session<E> {
             _ => {}
         }
         self.look_at_account(signal);
+        self.rehearse(signal);
         if self.lost.is_some() {
             return Box::pin(self.in_lost_transaction(signal)).await;
         }

@@ -117,6 +117,7 @@ impl Driver {
 
     /// Writes down how it ended: journal, board, events, metrics.
     fn conclude(&mut self, report: &ScaleReport) {
+        self.fleet.strike();
         self.write_journal(Entry { capacity: self.capacity, change_to: None });
         self.board.stands(None);
         let (from, to) = (report.from, report.to);
@@ -189,7 +190,7 @@ impl Driver {
             tracing::warn!(cluster = self.board.name, error, "settings of the server are lost");
         }
         let handing = Instant::now();
-        let promoted = match self.provider.promote(&old, &resources).await {
+        let promoted = match self.provider.promote(&old, &resources, &self.fleet.fetching()).await {
             Promotion::Moved(instance, _) => Some(instance),
             Promotion::Unfit => None,
             // A restart loses nothing either. A change that was forced has cost too much to be given up.
@@ -200,13 +201,16 @@ impl Driver {
             Promotion::NotNow(reason) => return self.give_up(hold, reason).await,
         };
         let let_go = hold.let_go();
-        let_go.gone(GONE).await;
         let handed = match promoted {
             Some(instance) => {
+                let_go.all_gone(GONE).await;
                 self.move_to(&old, instance, let_go).await;
                 Ok(())
             }
-            None => self.hand_over(&old, &resources, let_go).await,
+            None => {
+                let_go.gone(GONE).await;
+                self.hand_over(&old, &resources, let_go).await
+            }
         };
         times.hand_over = handing.elapsed();
         times.stall = shut.elapsed();
@@ -366,7 +370,7 @@ impl Driver {
         self.provider.retire(old).await;
         self.recall_settings(&new).await;
         self.fleet.set_places(self.provider.places(&new.resources));
-        let_go.resume(socket(&new), VISIBLE).await;
+        resume(let_go, &new).await;
         self.serve_from(new);
     }
 
@@ -379,7 +383,7 @@ impl Driver {
                 tracing::debug!(cluster = self.board.name, ?times, "handed over");
                 self.recall_settings(&instance).await;
                 self.fleet.set_places(self.provider.places(&instance.resources));
-                let_go.resume(socket(&instance), VISIBLE).await;
+                resume(let_go, &instance).await;
                 self.serve_from(instance);
                 Ok(())
             }
@@ -389,7 +393,7 @@ impl Driver {
                 if !untouched {
                     self.recall_settings(&instance).await;
                 }
-                let_go.resume(socket(&instance), VISIBLE).await;
+                resume(let_go, &instance).await;
                 self.serve_from(instance);
                 if untouched {
                     self.unflush().await;
@@ -401,6 +405,16 @@ impl Driver {
                 Err(error.to_string())
             }
         }
+    }
+}
+
+/// Lets everybody go on there. If it dies meanwhile, the cluster is down, and the driver sees why.
+async fn resume(let_go: LetGo, instance: &Instance) {
+    let mut exited = instance.exited.clone();
+    tokio::select! {
+        biased;
+        _ = exited.wait_for(Option::is_some) => {}
+        () = let_go.resume(socket(instance), VISIBLE) => {}
     }
 }
 

@@ -294,6 +294,27 @@ database_name = "{database}"
     def log(self):
         return self.log_path.read_text(errors="replace")[-20000:]
 
+    def follows(self):
+        return False
+
+    @property
+    def volume(self):
+        """The data directory that is the database."""
+        return self._volumes()[0]
+
+    @property
+    def copy(self):
+        """The one that follows it; None: there is none (yet)."""
+        other = self._volumes()[1]
+        return other if other.exists() else None
+
+    def _volumes(self):
+        home = self.data_dir / self.name
+        first, second = home / "volume", home / "second" / "volume"
+        marker = home / "primary"
+        is_second = marker.exists() and marker.read_text() == "second\n"
+        return (second, first) if is_second else (first, second)
+
     @property
     def ca(self):
         return self.data_dir / "certs" / "ca.pem"
@@ -366,6 +387,19 @@ class Server(Serve):
         super().__init__(server_folder(version), cluster=cluster, **options)
         # A first start makes other files for one that is followed.
         self.of_the_volume = (*self.of_the_volume, self.handover)
+
+    def start(self):
+        super().start()
+        if self.handover == "standby":
+            wait_until(self.follows, "a standby")
+        return self
+
+    def follows(self):
+        """Whether there is a standby that follows."""
+        with contextlib.suppress(OSError, IndexError, TypeError):
+            lock = (self.copy / "postmaster.pid").read_text().splitlines()
+            return lock[7].strip() == "ready" and os.path.exists(f"/proc/{lock[0]}")
+        return False
 
     def parameters(self, **changes):
         """What libpq needs to connect as the master user over verified TLS; None removes one."""

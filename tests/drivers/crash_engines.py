@@ -61,7 +61,10 @@ class Engine:
 
     def main_processes(self):
         """Main processes on the volume: those that were started on it, and not by another of them."""
-        volume = (self.server.data_dir / self.server.name / "volume").stat()
+        return self.main_processes_on(self.server.volume)
+
+    def main_processes_on(self, volume):
+        volume = volume.stat()
         found = {}
         for entry in os.scandir("/proc"):
             if not entry.name.isdigit():
@@ -86,6 +89,9 @@ class Engine:
     def one_writer(self):
         assert len(self.main_processes()) == 1
         assert self.main_processes() == [self.server.status()["backend_pid"]]
+        copy = self.server.copy
+        if copy is not None and self.main_processes_on(copy):
+            assert (copy / "standby.signal").exists(), "what runs there does not follow"
 
     def clean_log(self):
         log = self.server.log_path.read_text(errors="replace")

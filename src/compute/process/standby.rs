@@ -26,9 +26,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-use self::copies::Standby;
+use self::copies::{Pair, Standby};
 use self::fence::{Defeated, Fence};
 use self::marker::{Marker, Side};
 use super::flavour::Following;
@@ -61,6 +62,8 @@ pub struct StandbyProvider {
     /// There is to be a copy; otherwise one that is left from earlier is only kept from running.
     wanted: bool,
     copy: tokio::sync::Mutex<Standby>,
+    /// Counts how often whoever has `copy` was to give it up.
+    needed: watch::Sender<u64>,
     /// The old server, from the promotion until it is retired.
     defeated: Mutex<Option<Defeated>>,
     /// Why there is no copy, the last time that one was to be made ready.
@@ -93,6 +96,7 @@ impl StandbyProvider {
             replication,
             wanted,
             copy: tokio::sync::Mutex::new(Standby::default()),
+            needed: watch::Sender::new(0),
             defeated: Mutex::new(None),
             complaint: Mutex::new(None),
             stopped: AtomicBool::new(false),
@@ -143,6 +147,11 @@ impl StandbyProvider {
         self.primary().flavour.following()
     }
 
+    fn pair<'a>(&'a self, serving: Side, following: &'a dyn Following) -> Pair<'a> {
+        let (primary, follower) = (self.of(serving), self.of(serving.other()));
+        Pair { primary, follower, following, replication: &*self.replication }
+    }
+
     /// Has the copy run with these resources, as far as the database that serves.
     async fn ready_copy(&self, to: &Resources) -> Result<(), String> {
         let Some(following) = self.following() else {
@@ -152,26 +161,34 @@ impl StandbyProvider {
         if self.stopped.load(Ordering::Relaxed) || self.primary().alive().is_none() {
             return Err("the database does not run".to_owned());
         }
-        let (primary, follower) = (self.primary(), self.follower());
-        let made = copy.ready(primary, follower, following, &*self.replication, to).await;
+        let pair = self.pair(self.side(), following);
+        let mut needed = self.needed.subscribe();
+        let made = tokio::select! {
+            biased;
+            _ = needed.changed() => Err("it is needed otherwise".to_owned()),
+            made = copy.ready(pair, to) => made,
+        };
         if made.is_err() {
-            copy.stop(follower).await.map_err(|error| error.to_string())?;
+            copy.stop(pair.follower).await.map_err(|error| error.to_string())?;
         }
         made
     }
 
+    /// Ends the copy, however far it is.
+    async fn end_copy(&self) -> Result<(), ComputeError> {
+        // To copy a volume may take minutes, and somebody waits.
+        self.needed.send_modify(|times| *times += 1);
+        self.copy.lock().await.stop(self.follower()).await
+    }
+
     /// Everything up to the point at which the copy takes writes. On `Err`, or dropped, the old server goes on.
-    async fn take_over(
-        &self,
-        primary: &ProcessProvider,
-        follower: &ProcessProvider,
-        following: &dyn Following,
-    ) -> Result<(Fence, HandOverTimes), String> {
+    async fn take_over(&self, pair: Pair<'_>, needed: &[u32]) -> Result<(Fence, HandOverTimes), String> {
+        let Pair { primary, follower, following, .. } = pair;
         let (old, new) = (primary.socket(), follower.socket());
         let Some(old_main) = primary.alive() else { return Err("the old server has ended".to_owned()) };
         let Some(new_main) = follower.alive() else { return Err("the copy has ended".to_owned()) };
         let started = Instant::now();
-        let needed = self.replication.needed_processes(&old).await?;
+        let needed = [&self.replication.needed_processes(&old).await?[..], needed].concat();
         let fence = Fence::raise(old_main.pid, &needed).await.map_err(|error| error.to_string())?;
         let caught_up = async {
             let end = self.replication.written(&old).await?;
@@ -267,22 +284,27 @@ impl ComputeProvider for StandbyProvider {
         old: &Instance,
         to: &Resources,
     ) -> Result<(HandOver, HandOverTimes), ComputeError> {
-        let mut copy = self.copy.lock().await;
         // A server that stops waits for who follows it.
         self.replication.let_go().await;
-        copy.stop(self.follower()).await?;
+        self.end_copy().await?;
         self.primary().hand_over(old, to).await
     }
 
-    async fn promote(&self, _old: &Instance, to: &Resources) -> Promotion {
+    async fn copy(&self) -> Option<(PathBuf, u32)> {
+        let copy = self.copy.try_lock().ok()?;
+        copy.instance().map(|instance| (instance.socket.clone(), instance.pid))
+    }
+
+    async fn promote(&self, _old: &Instance, to: &Resources, needed: &[u32]) -> Promotion {
         let side = self.side();
-        let (primary, follower) = (self.of(side), self.of(side.other()));
         let (Some(following), Ok(mut copy)) = (self.following(), self.copy.try_lock()) else {
             return Promotion::Unfit;
         };
-        let Some(instance) = copy.fit(primary, follower, following, to) else { return Promotion::Unfit };
+        let pair = self.pair(side, following);
+        let follower = pair.follower;
+        let Some(instance) = copy.fit(pair, to) else { return Promotion::Unfit };
         follower.cgroup.lift();
-        let taken = self.take_over(primary, follower, following).await;
+        let taken = self.take_over(pair, needed).await;
         follower.limit(to);
         let committed = taken.and_then(|(fence, times)| match self.commit(side.other()) {
             Ok(()) => Ok((fence, times)),
@@ -325,9 +347,7 @@ impl ComputeProvider for StandbyProvider {
     async fn stop(&self, instance: &Instance, grace: Duration) -> Result<(), ComputeError> {
         self.stopped.store(true, Ordering::Relaxed);
         self.replication.let_go().await;
-        // A copy that is being made is given up by whoever makes it: the driver's task has ended.
-        let mut copy = self.copy.lock().await;
-        copy.stop(self.follower()).await?;
+        self.end_copy().await?;
         self.follower().cgroup.remove();
         self.primary().stop(instance, grace).await
     }

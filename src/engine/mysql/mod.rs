@@ -34,7 +34,8 @@ pub mod state;
 pub mod tracker;
 
 use crate::engine::{
-    Access, Arrival, CancelKey, Engine, Farewell, Flush, Framing, Inquiry, Loss, Obstacle, RouterLogin, Tie,
+    Access, Arrival, CancelKey, Engine, Farewell, Flush, Framing, Inquiry, Loss, Never, Obstacle,
+    RouterLogin, Tie,
 };
 
 /// The engine.
@@ -61,6 +62,7 @@ impl Engine for Mysql {
     type Capture = capture::Capture;
     type Restore = restore::Restore;
     type Restored = restore::Restored;
+    type Ahead = Never;
     type Drain = query::Drain;
     type AccountQuery = query::AccountQuery;
     type AdminQuery = query::AdminQuery;
@@ -149,6 +151,10 @@ impl Engine for Mysql {
         // The wire knows of those, too, that were prepared since.
         let statements = tracker.wire().statements.clone();
         restore::Restore::new(tracker.wire(), logged_in, &state::State { statements, ..state.clone() })
+    }
+
+    fn rehearse(ahead: &Never, _: &log_in::LoggedIn, _: u64) -> restore::Restore {
+        match *ahead {}
     }
 
     fn reattach(

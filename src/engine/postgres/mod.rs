@@ -57,6 +57,7 @@ impl Engine for Postgres {
     type Capture = capture::Capture;
     type Restore = restore::Restore;
     type Restored = restore::Restored;
+    type Ahead = restore::Ahead;
     type Drain = query::Drain;
     type AccountQuery = query::AccountQuery;
     type AdminQuery = query::AdminQuery;
@@ -160,16 +161,33 @@ impl Engine for Postgres {
         state: &state::State,
         nonce: u64,
     ) -> restore::Restore {
-        // The cluster's defaults may have changed since: then the new backend has another value than the old one had.
-        let mut context = tracker.statements.current_context().clone();
-        for (value, name) in context.iter_mut().zip(statements::PARSE_SETTINGS) {
-            if !state.settings.iter().any(|setting| setting.name.eq_ignore_ascii_case(name.as_bytes())) {
-                *value = Bytes::copy_from_slice(logged_in.parameter(name));
-            }
-        }
+        let context = restore::context(tracker.statements.current_context(), state, logged_in);
         // Of the unnamed statement the wire always knows; when the session was last looked at it may have been another.
         let state = state::State { unnamed: tracker.wire_state().unnamed, ..state.clone() };
         restore::Restore::new(state, context, nonce)
+    }
+
+    fn ahead(tracker: &tracker::Tracker, state: &state::State) -> Option<restore::Ahead> {
+        restore::Ahead::of(state, tracker.statements.current_context())
+    }
+
+    fn rehearse(ahead: &restore::Ahead, logged_in: &log_in::LoggedIn, nonce: u64) -> restore::Restore {
+        ahead.make(logged_in, nonce)
+    }
+
+    fn complete(
+        tracker: &tracker::Tracker,
+        logged_in: &log_in::LoggedIn,
+        state: &state::State,
+        nonce: u64,
+    ) -> restore::Restore {
+        let context = restore::context(tracker.statements.current_context(), state, logged_in);
+        let rest = restore::Ahead::rest(state, tracker.wire_state().unnamed);
+        restore::Restore::new(rest, context, nonce).in_any_case()
+    }
+
+    fn joined(ahead: restore::Restored, rest: restore::Restored) -> restore::Restored {
+        ahead.and(rest)
     }
 
     fn reattach(

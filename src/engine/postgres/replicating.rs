@@ -16,12 +16,10 @@ const END_COPY: &str = "SELECT labelfile, spcmapfile FROM pg_catalog.pg_backup_s
 const BEGIN_COPY_14: &str = "SELECT pg_catalog.pg_start_backup('scalepoint', true, false)";
 const END_COPY_14: &str = "SELECT labelfile, spcmapfile FROM pg_catalog.pg_stop_backup(false, false)";
 
-/// Sessions at rest are the router's to hold; whatever else runs by itself, and might write, is not needed.
+/// Whatever else runs, by itself or for a client, might write.
 const NEEDED: &str = "SELECT a.pid FROM pg_catalog.pg_stat_activity AS a \
     WHERE a.pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid() \
-    OR a.backend_type OPERATOR(pg_catalog.=) 'walsender' OR a.backend_type OPERATOR(pg_catalog.=) 'walwriter' \
-    OR (a.backend_type OPERATOR(pg_catalog.=) 'client backend' \
-        AND (a.state IS NULL OR a.state OPERATOR(pg_catalog.<>) 'active'))";
+    OR a.backend_type OPERATOR(pg_catalog.=) 'walsender' OR a.backend_type OPERATOR(pg_catalog.=) 'walwriter'";
 
 /// The insert position counts what is not on disk yet.
 const WRITTEN: &str = "SELECT pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_insert_lsn(), '0/0'), \

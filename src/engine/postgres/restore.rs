@@ -17,14 +17,16 @@ use std::collections::VecDeque;
 use bytes::{Bytes, BytesMut};
 
 use super::capture::RESERVED;
-use super::log_in::{refused, unexpected};
+use super::log_in::{LoggedIn, refused, unexpected};
 use super::message::{self, Message};
 use super::state::State;
-use super::statements::ParseContext;
+use super::statements::{PARSE_SETTINGS, ParseContext};
 use crate::engine::{Dialogue, DialogueError};
 
+mod ahead;
 mod write;
 
+pub use ahead::Ahead;
 pub(super) use write::LAST;
 
 /// The longest answer that is read: a `Describe` of very many columns.
@@ -55,6 +57,16 @@ pub struct Restored {
     pub aside: BytesMut,
 }
 
+impl Restored {
+    /// This, and what came after it.
+    #[must_use]
+    pub fn and(mut self, later: Restored) -> Restored {
+        self.parameters.extend(later.parameters);
+        self.aside.extend_from_slice(&later.aside);
+        self
+    }
+}
+
 /// See the module.
 pub struct Restore {
     state: State,
@@ -70,6 +82,22 @@ pub struct Restore {
     changed: Vec<usize>,
     failed_code: String,
     restored: Restored,
+    /// What may fail must not fail, either.
+    strict: bool,
+    /// The server is to be heard, even if there is nothing to be restored.
+    in_any_case: bool,
+}
+
+/// The parse settings that a backend has once the session's own are restored; `current`: those of the session.
+pub(super) fn context(current: &ParseContext, state: &State, logged_in: &LoggedIn) -> ParseContext {
+    let mut context = current.clone();
+    for (value, name) in context.iter_mut().zip(PARSE_SETTINGS) {
+        // The cluster's defaults may have changed since: then the new backend has another value than the old one had.
+        if !state.settings.iter().any(|setting| setting.name.eq_ignore_ascii_case(name.as_bytes())) {
+            *value = Bytes::copy_from_slice(logged_in.parameter(name));
+        }
+    }
+    context
 }
 
 impl Restore {
@@ -87,7 +115,21 @@ impl Restore {
             changed: Vec::new(),
             failed_code: String::new(),
             restored: Restored::default(),
+            strict: false,
+            in_any_case: false,
         }
+    }
+
+    /// What may fail must not fail, either.
+    #[must_use]
+    pub fn strictly(self) -> Restore {
+        Restore { strict: true, ..self }
+    }
+
+    /// The server is asked for what it has to report, even if there is nothing to be restored.
+    #[must_use]
+    pub fn in_any_case(self) -> Restore {
+        Restore { in_any_case: true, ..self }
     }
 
     fn statement_answered(&mut self, at: usize, again: bool) {
@@ -107,6 +149,11 @@ impl Restore {
 
     fn ready(&mut self, out: &mut BytesMut) -> Result<bool, DialogueError> {
         let step = self.steps.pop_front();
+        if self.strict
+            && let Some(text) = self.failed.take()
+        {
+            return Err(DialogueError::Unfaithful(text));
+        }
         match step {
             Some(Step::May) => self.failed = None,
             Some(Step::Statement { at, again }) => self.statement_answered(at, again),

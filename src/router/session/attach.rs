@@ -103,7 +103,9 @@ impl<E: Engine> Session<E> {
         if wanted {
             self.parking.spoken_to();
         }
-        let wanted = wanted || self.woken;
+        self.keep_understudy(signal);
+        // What was made ahead takes a connection, as if the session had taken its place.
+        let wanted = wanted || self.woken || self.understudy.is_some();
         let may = match signal.phase {
             Phase::Open => wanted || E::is_visible(&self.state),
             Phase::Reattach => E::is_visible(&self.state),
@@ -189,6 +191,12 @@ impl<E: Engine> Session<E> {
     /// Logs in and makes the backend the session that it was.
     async fn reattach(&mut self, socket: &Arc<Path>, era: u64, place: Place) -> Result<(), End> {
         let started = Instant::now();
+        if let Some((mut backend, restored)) = self.take_understudy(socket).await {
+            self.rest.refused_since = None;
+            self.rest.reattached(era);
+            backend.place = Some(place);
+            return self.restored(backend, restored, started.elapsed()).await;
+        }
         let log_in = E::log_in_again(&self.startup, &self.state);
         let mut backend = match Backend::<E>::connect(socket, log_in, &self.cluster.login).await {
             Ok(backend) => backend,

@@ -289,6 +289,7 @@ impl<E: Engine> Session<E> {
         }
         let Some(backend) = self.backend.take() else { return Ok(()) };
         self.rest.account.give_up();
+        self.understudy = None;
         self.tracker.reattached();
         (self.parking.parked, self.parking.asked) = (true, None);
         self.membership.parked();

@@ -1,11 +1,13 @@
 //! What is done in the database ahead of a hold, while clients run, so that they wait for little.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::ASKED;
 use crate::compute::Resources;
+use crate::router::fleet::Stage;
 use crate::scaling::driver::Driver;
 
 /// Dirty data is flushed again if a hold comes later than this.
@@ -18,6 +20,8 @@ const ADVANCE: Duration = Duration::from_secs(10);
 const MOMENT: Duration = Duration::from_secs(2);
 /// What a hold takes until the database is stopped: it begins so long before that moment.
 const HOLD: Duration = Duration::from_millis(40);
+/// How long sessions may take to be made on a copy.
+const REHEARSAL: Duration = Duration::from_secs(5);
 /// What a survey is given before the first hold.
 const SURVEY: Duration = Duration::from_millis(30);
 
@@ -52,6 +56,7 @@ impl Driver {
         ready.timed = false;
         if ready.flushed.take_if(|at| at.elapsed() > FLUSHED).is_some() {
             self.provider.dismiss();
+            self.fleet.strike();
             self.unflush().await;
         }
     }
@@ -65,6 +70,9 @@ impl Driver {
         }
         self.maintenance.study().await;
         self.survey().await;
+        if let Some((socket, server)) = self.provider.copy().await {
+            self.fleet.rehearse(Stage { socket: Arc::from(socket), server }, REHEARSAL).await;
+        }
         // What clients have written since is written by the stop while they wait: as little as can be. A server that
         // hangs is not asked twice.
         if answers {

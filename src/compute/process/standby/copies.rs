@@ -14,57 +14,79 @@ use tokio::time::{Instant, sleep};
 use super::super::flavour::Following;
 use super::super::{ProcessProvider, secret_file, volume};
 use super::copy::copy_volume;
-use crate::compute::replication::{CopyFile, Replication};
+use crate::compute::replication::{CopyFile, Position, Replication};
 use crate::compute::{ComputeError, Instance, Resources};
 
 /// A copy that gets no nearer for so long does not follow.
 const STUCK: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(5);
 
+/// Who follows whom.
+#[derive(Clone, Copy)]
+pub(super) struct Pair<'a> {
+    /// Whose database serves.
+    pub primary: &'a ProcessProvider,
+    /// Whose volume is the copy.
+    pub follower: &'a ProcessProvider,
+    /// How it is done.
+    pub following: &'a dyn Following,
+    /// What is said in the two servers.
+    pub replication: &'a dyn Replication,
+}
+
 /// The server that follows, if one does.
 #[derive(Debug, Default)]
 pub(super) struct Standby {
     instance: Option<Instance>,
+    /// It has been as far as the database was when it was made ready.
+    caught_up: bool,
 }
 
 impl Standby {
     /// Has a copy follow with these resources, as far as the database is now. A volume that cannot is copied anew.
-    pub(super) async fn ready(
-        &mut self,
-        primary: &ProcessProvider,
-        follower: &ProcessProvider,
-        following: &dyn Following,
-        replication: &dyn Replication,
-        to: &Resources,
-    ) -> Result<(), String> {
-        if let Some(objection) = following.objection(&primary.site.volume) {
+    pub(super) async fn ready(&mut self, pair: Pair<'_>, to: &Resources) -> Result<(), String> {
+        if let Some(objection) = pair.following.objection(&pair.primary.site.volume) {
             return Err(objection);
         }
-        if self.fit(primary, follower, following, to).is_some()
-            && catch_up(primary, follower, replication).await.is_ok()
-        {
-            return Ok(());
+        if self.fit(pair, to).is_none() {
+            self.start(pair, to).await?;
         }
-        self.stop(follower).await.map_err(|error| error.to_string())?;
-        if is_marked(&follower.site.volume) && follower.flavour.has_data(&follower.site.volume) {
-            match self.follow(primary, follower, following, replication, to).await {
-                Ok(()) => return Ok(()),
-                Err(reason) => tracing::info!(reason, "the copy does not follow and is made anew"),
-            }
-            self.stop(follower).await.map_err(|error| error.to_string())?;
+        self.caught_up = false;
+        let goal = pair.replication.written(&pair.primary.socket()).await?;
+        if catch_up(goal, pair).await.is_err() {
+            self.begin_anew(pair, to).await?;
         }
-        make(primary, follower, following, replication).await?;
-        self.follow(primary, follower, following, replication, to).await
+        self.caught_up = true;
+        Ok(())
     }
 
-    async fn follow(
-        &mut self,
-        primary: &ProcessProvider,
-        follower: &ProcessProvider,
-        following: &dyn Following,
-        replication: &dyn Replication,
-        to: &Resources,
-    ) -> Result<(), String> {
+    /// Has it follow, on the volume that is there if there is one.
+    async fn start(&mut self, pair: Pair<'_>, to: &Resources) -> Result<(), String> {
+        let Pair { primary, follower, .. } = pair;
+        self.stop(follower).await.map_err(|error| error.to_string())?;
+        if !is_marked(&follower.site.volume) || !follower.flavour.has_data(&follower.site.volume) {
+            return self.begin_anew(pair, to).await;
+        }
+        match self.follow(pair, to).await {
+            Err(reason) if primary.alive().is_some() => {
+                tracing::info!(reason, "the copy does not start and is made anew");
+                self.begin_anew(pair, to).await
+            }
+            followed => followed,
+        }
+    }
+
+    /// Has it follow, on a new copy of the volume.
+    async fn begin_anew(&mut self, pair: Pair<'_>, to: &Resources) -> Result<(), String> {
+        self.stop(pair.follower).await.map_err(|error| error.to_string())?;
+        make(pair).await?;
+        self.follow(pair, to).await?;
+        let goal = pair.replication.written(&pair.primary.socket()).await?;
+        catch_up(goal, pair).await
+    }
+
+    async fn follow(&mut self, pair: Pair<'_>, to: &Resources) -> Result<(), String> {
+        let Pair { primary, follower, following, .. } = pair;
         let user = follower.site.user.as_ref();
         for (name, content) in settings(&primary.site.volume, following) {
             let copied = secret_file::replace(&follower.site.volume.join(name), &content, user);
@@ -72,21 +94,19 @@ impl Standby {
         }
         let started = follower.follow(primary, following, to).await;
         self.instance = Some(started.map_err(|error| error.to_string())?);
-        catch_up(primary, follower, replication).await
+        Ok(())
+    }
+
+    /// The server that follows, if it runs.
+    pub(super) fn instance(&self) -> Option<&Instance> {
+        self.instance.as_ref().filter(|instance| instance.exited.borrow().is_none())
     }
 
     /// The copy, if it follows with these resources and nothing would be lost.
-    pub(super) fn fit(
-        &self,
-        primary: &ProcessProvider,
-        follower: &ProcessProvider,
-        following: &dyn Following,
-        to: &Resources,
-    ) -> Option<Instance> {
-        let instance = self.instance.as_ref().filter(|instance| {
-            instance.resources == *to
-                && instance.exited.borrow().is_none()
-                && is_marked(&follower.site.volume)
+    pub(super) fn fit(&self, pair: Pair<'_>, to: &Resources) -> Option<Instance> {
+        let Pair { primary, follower, following, .. } = pair;
+        let instance = self.instance().filter(|instance| {
+            self.caught_up && instance.resources == *to && is_marked(&follower.site.volume)
         })?;
         if let Some(objection) = following.objection(&primary.site.volume) {
             tracing::info!(objection, "the copy is not promoted");
@@ -99,12 +119,12 @@ impl Standby {
 
     /// It serves, or has gone.
     pub(super) fn forget(&mut self) {
-        self.instance = None;
+        *self = Self::default();
     }
 
     /// Ends it. After `Ok` nothing runs on its volume.
     pub(super) async fn stop(&mut self, follower: &ProcessProvider) -> Result<(), ComputeError> {
-        self.instance = None;
+        *self = Self::default();
         follower.vacate().await
     }
 }
@@ -115,13 +135,9 @@ fn settings(volume: &Path, following: &dyn Following) -> Vec<(&'static str, Vec<
     following.settings_files().iter().filter_map(read).collect()
 }
 
-/// Waits until the copy has repeated what is in the log by now.
-async fn catch_up(
-    primary: &ProcessProvider,
-    follower: &ProcessProvider,
-    replication: &dyn Replication,
-) -> Result<(), String> {
-    let goal = replication.written(&primary.socket()).await?;
+/// Waits until the copy has repeated the log up to `goal`.
+async fn catch_up(goal: Position, pair: Pair<'_>) -> Result<(), String> {
+    let Pair { follower, replication, .. } = pair;
     let mut furthest = None;
     let mut since = Instant::now();
     loop {
@@ -140,12 +156,7 @@ async fn catch_up(
 }
 
 /// Copies the volume that serves; all or nothing.
-async fn make(
-    primary: &ProcessProvider,
-    follower: &ProcessProvider,
-    following: &dyn Following,
-    replication: &dyn Replication,
-) -> Result<(), String> {
+async fn make(Pair { primary, follower, following, replication }: Pair<'_>) -> Result<(), String> {
     let text = |error: io::Error| format!("the volume cannot be copied: {error}");
     let (from, to) = (&primary.site.volume, &follower.site.volume);
     let fresh = Fresh(volume::beside(to, ".new"));

@@ -46,7 +46,7 @@ impl Restore {
         let last = self.own_settings(|name| LAST.contains(&name));
         self.put_settings(out, &last, "settings");
         // The common case, a session that is as it logged in, costs no round trip.
-        if !self.steps.is_empty() {
+        if !self.steps.is_empty() || self.in_any_case {
             // Everything that was reported comes before this answer.
             self.end(out, Step::May);
         }

@@ -1,0 +1,51 @@
+//! A session on a standby that is to be promoted: what can be made of it before, and what after ("Hot Standby" in the manual).
+
+use bytes::Bytes;
+
+use super::{LAST, Restore, context};
+use crate::engine::postgres::log_in::LoggedIn;
+use crate::engine::postgres::state::State;
+use crate::engine::postgres::statements::ParseContext;
+
+/// What is made ahead. Equal for a session that has not changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ahead {
+    state: State,
+    context: ParseContext,
+}
+
+impl Ahead {
+    /// All but what a standby refuses (`LISTEN`, sequences), what others would meet (advisory locks), and what is another with
+    /// every request (the unnamed statement). `None`: the rest could not be made under the session's own time-outs.
+    pub fn of(state: &State, context: &ParseContext) -> Option<Ahead> {
+        let hindered = state.settings.iter().any(|setting| LAST.contains(&setting.name.as_ref()));
+        if hindered && !(state.locks.is_empty() && state.channels.is_empty() && state.sequences.is_empty()) {
+            return None;
+        }
+        let state = State {
+            channels: Vec::new(),
+            locks: Vec::new(),
+            sequences: Vec::new(),
+            unnamed: None,
+            more: crate::engine::postgres::introspection::More::default(),
+            ..state.clone()
+        };
+        Some(Ahead { state, context: context.clone() })
+    }
+
+    /// Makes it on a standby; what fails there may not fail later, so all must succeed.
+    pub fn make(&self, logged_in: &LoggedIn, nonce: u64) -> Restore {
+        Restore::new(self.state.clone(), context(&self.context, &self.state, logged_in), nonce).strictly()
+    }
+
+    /// What is made of the session after the promotion.
+    pub fn rest(state: &State, unnamed: Option<(Bytes, ParseContext)>) -> State {
+        State {
+            channels: state.channels.clone(),
+            locks: state.locks.clone(),
+            sequences: state.sequences.clone(),
+            unnamed,
+            ..State::default()
+        }
+    }
+}
