@@ -1,7 +1,7 @@
 """Data directories that are made once and copied: making one costs seconds of processor time, and a run needs a hundred.
 
 scripts/test sets SCALEPOINT_TEST_TEMPLATES to a folder that goes with the run. Without it nothing is copied, and every
-server makes its own. tests/harness/template.rs is the same for the Rust tests.
+server makes its own. tests/live/harness/template.rs is the same for the Rust tests.
 """
 
 import contextlib

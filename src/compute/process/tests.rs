@@ -210,7 +210,7 @@ macro_rules! for_every_kind {
 }
 
 mod ahead;
-#[path = "../../../tests/harness/template.rs"]
+#[path = "../../../tests/live/harness/template.rs"]
 mod template;
 
 for_every_kind!(

@@ -2,20 +2,18 @@
 //!
 //! Each storm lasts half of `SCALEPOINT_STORM_SECONDS`, because there are two servers; all of sysbench's tests run in one.
 //! What is asked of it: no client sees an error, and whatever a session had is there after every statement.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use harness::mysql::Product;
-use harness::storm::{Storm, duration};
-use harness::{PATIENCE, Server, eventually};
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, Statement};
 use sqlx::mysql::{MySqlConnectOptions, MySqlSslMode};
 use sqlx::{ConnectOptions as _, Connection as _, MySqlConnection, Row as _};
 
-mod harness;
+use crate::harness::mysql::Product;
+use crate::harness::storm::{Storm, duration};
+use crate::harness::{PATIENCE, Server, eventually};
 
 fn half() -> Duration {
     duration() / 2

@@ -1,6 +1,5 @@
 //! Much at once, and of every kind, while the capacity changes: bulk copies, long texts, thousands of statements,
 //! pipelines, large objects. What comes out must be what comes out when nothing changes.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::fmt::Write as _;
 use std::process::Command;
@@ -8,12 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
-use harness::storm::Storm;
-use harness::tls_client::Tls;
-use harness::{PATIENCE, Server, stderr, stdout};
 use tokio_postgres::config::SslMode;
 
-mod harness;
+use crate::harness::storm::Storm;
+use crate::harness::tls_client::Tls;
+use crate::harness::{PATIENCE, Server, stderr, stdout};
 
 /// Runs a command that must succeed; what it wrote to stdout and stderr.
 fn run(command: &mut Command, server: &Server) -> (String, String) {

@@ -2,7 +2,6 @@
 //! what the client would see afterwards, and what the old connection looks like after it was asked.
 //!
 //! Needs `SCALEPOINT_MARIADB_BIN`, `SCALEPOINT_MYSQL9_BIN` and `SCALEPOINT_MYSQL56_BIN` (`scripts/install-test-servers`).
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::io::{Read as _, Seek as _, Write as _};
 use std::os::unix::net::UnixStream;

@@ -1,19 +1,17 @@
 //! Log ins with real servers: that a client which proves itself to the router gets a backend as itself, by every plugin,
 //! and is told what the server would tell it when it does not.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use live_mysql::Live;
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, OptsBuilder};
 use scalepoint::engine::Engine as _;
 use scalepoint::engine::mysql::Mysql;
 
-mod live_mysql;
+use crate::live_mysql::Live;
 
 /// What a client is told: its account and where the server says it comes from, or the error.
 async fn log_in(

@@ -2,19 +2,17 @@
 //!
 //! Each storm lasts `SCALEPOINT_STORM_SECONDS` (a minute). What is asked of it: no client sees an error, every
 //! transaction that was acknowledged is there, and whatever a session had is there after every statement.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::process::Output;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use harness::storm::{Storm, duration};
-use harness::tls_client::Tls;
-use harness::{PATIENCE, Server, stderr, stdout};
 use tokio::sync::mpsc;
 use tokio_postgres::{AsyncMessage, Client, NoTls, Statement};
 
-mod harness;
+use crate::harness::storm::{Storm, duration};
+use crate::harness::tls_client::Tls;
+use crate::harness::{PATIENCE, Server, stderr, stdout};
 
 /// pgbench's table of accounts has 100,000 rows a unit.
 const SCALE: &str = "8";

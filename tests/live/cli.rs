@@ -1,22 +1,14 @@
 //! The command line against a running server: JSON, exit codes, signals, and what is said when something is wrong.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::too_many_lines,
-    reason = "a test fails by panicking"
-)]
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Output, Stdio};
 
-use harness::{PATIENCE, Server, cluster, eventually, folder, scalepoint, stderr, stdout, within};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-mod harness;
+use crate::harness::{PATIENCE, Server, cluster, eventually, folder, scalepoint, stderr, stdout, within};
 
 /// The command ended with this exit code and one line that says this.
 fn ends_with(output: &Output, code: i32, words: &str) {

@@ -1,24 +1,16 @@
 //! What tokio-postgres makes of a forced change: every lost transaction is an error, and nothing that it takes for
 //! committed is missing. The bytes themselves are tested in `tests/drivers/test_forced.py`.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::too_many_lines,
-    reason = "a test fails by panicking"
-)]
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::SinkExt as _;
-use harness::{PATIENCE, Server, cluster};
 use serde_json::Value;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error, NoTls};
 
-mod harness;
+use crate::harness::{PATIENCE, Server, cluster, eventually};
 
 async fn connect(server: &Server) -> Client {
     let (client, connection) = server.rust_client().connect(NoTls).await.unwrap();
@@ -73,8 +65,7 @@ fn running(client: Client) -> JoinHandle<(Client, Result<u64, Error>)> {
 async fn until_running(server: &Arc<Server>, count: usize) {
     let active = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%lost: run%' \
                   AND pid <> pg_backend_pid()";
-    with(server, move |server| harness::eventually("they run", || server.sql(active) == count.to_string()))
-        .await;
+    with(server, move |server| eventually("they run", || server.sql(active) == count.to_string())).await;
 }
 
 async fn start(forced_change: &str) -> Arc<Server> {

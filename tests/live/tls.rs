@@ -1,12 +1,9 @@
 //! TLS as clients meet it: real psql with every `sslmode`, and by hand what psql does not do.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::path::Path;
 use std::process::Output;
 use std::sync::Arc;
 
-use harness::tls_client::{Tls, trusting};
-use harness::{PATIENCE, Server, cluster, eventually, folder, stderr, stdout};
 use nix::sys::signal::Signal;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::pki_types::ServerName;
@@ -15,7 +12,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-mod harness;
+use crate::harness::tls_client::{Tls, trusting};
+use crate::harness::{PATIENCE, Server, cluster, eventually, folder, stderr, stdout};
 
 /// psql's `\conninfo` with these settings.
 fn conninfo(server: &Server, settings: &[(&str, &str)]) -> Output {
