@@ -1,6 +1,5 @@
 //! A database server of its own for one test, and a door in front of it: the engine's greeting, look-ups and log ins over
 //! real sockets, and nothing of the router's sessions.
-#![allow(dead_code, unreachable_pub, reason = "tests use what they need")]
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -30,11 +29,11 @@ fn programs(name: &str) -> PathBuf {
 }
 
 /// A server that runs.
-pub struct Live {
+pub(crate) struct Live {
     folder: TempDir,
     child: Child,
-    pub socket: PathBuf,
-    pub login: Arc<RouterLogin>,
+    pub(crate) socket: PathBuf,
+    pub(crate) login: Arc<RouterLogin>,
     vault: Arc<Vault>,
 }
 
@@ -65,7 +64,7 @@ fn run(command: &mut Command) {
 }
 
 impl Live {
-    pub async fn mariadb(setup: &[&str]) -> Live {
+    pub(crate) async fn mariadb(setup: &[&str]) -> Live {
         let folder = folder();
         let data = folder.path().join("data");
         let installer = programs("SCALEPOINT_MARIADB_CLIENT_BIN").join("mariadb-install-db");
@@ -86,7 +85,7 @@ impl Live {
         Live::start(folder, server, &data, setup).await
     }
 
-    pub async fn mysql9(setup: &[&str]) -> Live {
+    pub(crate) async fn mysql9(setup: &[&str]) -> Live {
         let folder = folder();
         let data = folder.path().join("data");
         let bin = programs("SCALEPOINT_MYSQL9_BIN");
@@ -107,7 +106,7 @@ impl Live {
         Live::start(folder, server, &data, setup).await
     }
 
-    pub async fn mysql56(setup: &[&str]) -> Live {
+    pub(crate) async fn mysql56(setup: &[&str]) -> Live {
         let folder = folder();
         let data = folder.path().join("data");
         std::fs::create_dir_all(data.join("mysql")).unwrap();
@@ -181,17 +180,17 @@ impl Live {
         live
     }
 
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
     /// As the router.
-    pub async fn router(&self) -> Backend<Mysql> {
+    pub(crate) async fn router(&self) -> Backend<Mysql> {
         Backend::connect(&self.socket, Mysql::log_in_as_router(&self.login), &self.login).await.unwrap()
     }
 
     /// As a client that was let in.
-    pub async fn log_in(&self, startup: &Startup) -> Result<Backend<Mysql>, BackendError> {
+    pub(crate) async fn log_in(&self, startup: &Startup) -> Result<Backend<Mysql>, BackendError> {
         Backend::connect(&self.socket, Mysql::log_in(startup), &self.login).await
     }
 
@@ -242,7 +241,7 @@ impl Live {
     }
 
     /// An address at which every client seems to come from `from`.
-    pub async fn door(self: &Arc<Live>, from: &str) -> SocketAddr {
+    pub(crate) async fn door(self: &Arc<Live>, from: &str) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (live, from) = (Arc::clone(self), from.parse().unwrap());

@@ -6,7 +6,6 @@
 //! ```
 //!
 //! The database programs are those of `SCALEPOINT_PG_BIN`, or what the program finds itself.
-#![allow(dead_code, unreachable_pub, reason = "every test root uses its own part of this")]
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::SocketAddr;
@@ -19,13 +18,13 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-pub mod mysql;
-pub mod storm;
+pub(crate) mod mysql;
+pub(crate) mod storm;
 mod template;
-pub mod tls_client;
+pub(crate) mod tls_client;
 
 /// How long anything may take that is expected to happen.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What the file of a test says beside its clusters.
 const GENERAL: &str = r#"
@@ -43,42 +42,42 @@ const COMMON: &str =
     "listen = \"127.0.0.1:0\"\nmin_capacity = 2\nmax_capacity = 16\ndatabase_name = \"app\"\n";
 
 /// A `[[cluster]]` section of PostgreSQL; `more` is added to it.
-pub fn cluster(name: &str, more: &str) -> String {
+pub(crate) fn cluster(name: &str, more: &str) -> String {
     let server =
         std::env::var("SCALEPOINT_PG_BIN").map(|bin| format!("server = \"{bin}\"\n")).unwrap_or_default();
     format!("[[cluster]]\nname = \"{name}\"\nengine = \"postgres\"\n{server}{COMMON}{more}\n")
 }
 
 /// The program that is tested.
-pub fn scalepoint() -> &'static str {
+pub(crate) fn scalepoint() -> &'static str {
     env!("CARGO_BIN_EXE_scalepoint")
 }
 
 /// One of PostgreSQL's client programs.
-pub fn client_program(name: &str) -> PathBuf {
+pub(crate) fn client_program(name: &str) -> PathBuf {
     let folder = std::env::var("SCALEPOINT_PG_CLIENT_BIN").map(PathBuf::from);
     folder.map_or_else(|_| PathBuf::from(name), |folder| folder.join(name))
 }
 
 /// A command with a deadline, so that no test hangs.
-pub fn within(limit: Duration, program: impl AsRef<std::ffi::OsStr>) -> Command {
+pub(crate) fn within(limit: Duration, program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new("timeout");
     command.args(["--kill-after=5", &limit.as_secs().to_string()]).arg(program).stdin(Stdio::null());
     command
 }
 
 /// What a command wrote to stdout.
-pub fn stdout(output: &Output) -> String {
+pub(crate) fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// What a command wrote to stderr.
-pub fn stderr(output: &Output) -> String {
+pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// Waits until `condition` holds.
-pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !condition() {
         assert!(Instant::now() < deadline, "it never came to be: {what}");
@@ -88,36 +87,36 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 
 /// Lets time go by.
 #[expect(clippy::disallowed_methods, reason = "a test's own thread serves nobody")]
-pub fn pause(time: Duration) {
+pub(crate) fn pause(time: Duration) {
     std::thread::sleep(time);
 }
 
 /// A folder that the server's own user may enter.
-pub fn folder() -> TempDir {
+pub(crate) fn folder() -> TempDir {
     let folder = tempfile::Builder::new().prefix("scalepoint-test-").tempdir().unwrap();
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     folder
 }
 
 /// A running `scalepoint serve`.
-pub struct Server {
+pub(crate) struct Server {
     process: Child,
     folder: TempDir,
     /// The control API.
-    pub admin: SocketAddr,
+    pub(crate) admin: SocketAddr,
     /// Listeners, with the clusters behind each.
-    pub endpoints: Vec<(SocketAddr, String)>,
+    pub(crate) endpoints: Vec<(SocketAddr, String)>,
     stopped: bool,
 }
 
 impl Server {
     /// One cluster, `orders`.
-    pub fn start() -> Server {
+    pub(crate) fn start() -> Server {
         Server::of(&cluster("orders", ""))
     }
 
     /// With these sections.
-    pub fn of(sections: &str) -> Server {
+    pub(crate) fn of(sections: &str) -> Server {
         let folder = folder();
         // Of what a cluster's section says, only these lines are in its volume.
         if sections.matches("[[cluster]]").count() == 1 && !sections.contains(".parameters]") {
@@ -137,7 +136,7 @@ impl Server {
     }
 
     /// In a folder that may hold the data of an earlier one.
-    pub fn in_folder(folder: TempDir, sections: &str) -> Server {
+    pub(crate) fn in_folder(folder: TempDir, sections: &str) -> Server {
         let file = folder.path().join("scalepoint.toml");
         std::fs::write(&file, format!("{GENERAL}{sections}")).unwrap();
         let log =
@@ -173,12 +172,12 @@ impl Server {
     }
 
     /// What it logged so far.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
     /// How tokio-postgres connects, without TLS unless that is asked for.
-    pub fn rust_client(&self) -> tokio_postgres::Config {
+    pub(crate) fn rust_client(&self) -> tokio_postgres::Config {
         let mut config = tokio_postgres::Config::new();
         config.host("localhost").hostaddr(self.address().ip()).port(self.address().port());
         config.user("admin").password(self.password("orders")).dbname("app");
@@ -186,59 +185,54 @@ impl Server {
     }
 
     /// Its folder: `scalepoint.toml`, `log`, `data`.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.folder.path()
     }
 
     /// The development CA.
-    pub fn ca(&self) -> PathBuf {
+    pub(crate) fn ca(&self) -> PathBuf {
         self.path().join("data/certs/ca.pem")
     }
 
-    /// Its process id.
-    pub fn pid(&self) -> u32 {
-        self.process.id()
-    }
-
     /// Where the first cluster listens.
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.endpoints[0].0
     }
 
     /// The master password of a cluster.
-    pub fn password(&self, cluster: &str) -> String {
+    pub(crate) fn password(&self, cluster: &str) -> String {
         let file = self.path().join("data").join(cluster).join("master_password");
         std::fs::read_to_string(file).unwrap().trim().to_owned()
     }
 
     /// A command of the program, asking this server.
-    pub fn command(&self, words: &[&str]) -> Command {
+    pub(crate) fn command(&self, words: &[&str]) -> Command {
         let mut command = within(2 * PATIENCE, scalepoint());
         command.args(words).env("SCALEPOINT_ADMIN", self.admin.to_string());
         command
     }
 
     /// Runs a command of the program.
-    pub fn ask(&self, words: &[&str]) -> Output {
+    pub(crate) fn ask(&self, words: &[&str]) -> Output {
         self.command(words).output().unwrap()
     }
 
     /// Runs a command that must succeed with one JSON document.
-    pub fn json(&self, words: &[&str]) -> serde_json::Value {
+    pub(crate) fn json(&self, words: &[&str]) -> serde_json::Value {
         let output = self.ask(words);
         assert!(output.status.success(), "{words:?}: {}\n{}", stderr(&output), self.log());
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
     /// Changes the capacity of `orders`; it must succeed.
-    pub fn scale(&self, capacity: u32) -> serde_json::Value {
+    pub(crate) fn scale(&self, capacity: u32) -> serde_json::Value {
         let report = self.json(&["scale", "orders", &capacity.to_string(), "--json"]);
         assert_eq!(report["outcome"], "scaled", "{report}");
         report
     }
 
     /// A client program of PostgreSQL, over TLS that it checks in full; the environment says where to.
-    pub fn client(&self, program: &str, limit: Duration) -> Command {
+    pub(crate) fn client(&self, program: &str, limit: Duration) -> Command {
         let mut command = within(limit, client_program(program));
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("PG")) {
             command.env_remove(name);
@@ -259,21 +253,21 @@ impl Server {
     }
 
     /// psql, unaligned and without a header, stopping at the first error.
-    pub fn psql(&self) -> Command {
+    pub(crate) fn psql(&self) -> Command {
         let mut command = self.client("psql", PATIENCE);
         command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"]);
         command
     }
 
     /// Runs one piece of SQL that must succeed; its rows.
-    pub fn sql(&self, sql: &str) -> String {
+    pub(crate) fn sql(&self, sql: &str) -> String {
         let output = self.psql().args(["-c", sql]).output().unwrap();
         assert!(output.status.success(), "{sql}: {}\n{}", stderr(&output), self.log());
         stdout(&output).trim_end().to_owned()
     }
 
     /// One `GET` of the control API: head and body.
-    pub fn get(&self, path: &str) -> (u16, String) {
+    pub(crate) fn get(&self, path: &str) -> (u16, String) {
         let agent: ureq::Agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .timeout_global(Some(PATIENCE))
@@ -287,12 +281,12 @@ impl Server {
     }
 
     /// Sends a signal.
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(i32::try_from(self.process.id()).unwrap()), signal).unwrap();
     }
 
     /// Asks it to stop, and holds it to its promise that nothing is left running.
-    pub fn stop(mut self) -> ExitStatus {
+    pub(crate) fn stop(mut self) -> ExitStatus {
         let status = self.end();
         let left = self.left();
         assert!(left.is_empty(), "left running: {left:?}\n{}", self.log());
@@ -300,14 +294,14 @@ impl Server {
     }
 
     /// As [`Server::stop`], but the folder stays for another start.
-    pub fn stop_and_keep(mut self) -> TempDir {
+    pub(crate) fn stop_and_keep(mut self) -> TempDir {
         let status = self.end();
         assert!(status.success(), "{status}\n{}", self.log());
         std::mem::replace(&mut self.folder, folder())
     }
 
     /// Waits for its end, which something else brings about.
-    pub fn wait(&mut self) -> ExitStatus {
+    pub(crate) fn wait(&mut self) -> ExitStatus {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.process.try_wait().unwrap() {
@@ -325,7 +319,7 @@ impl Server {
     }
 
     /// Processes that name the folder: the databases, if any is left.
-    pub fn left(&self) -> Vec<(i32, String)> {
+    pub(crate) fn left(&self) -> Vec<(i32, String)> {
         let folder = self.path().to_string_lossy().into_owned();
         let own = std::process::id().to_string();
         let mut left = Vec::new();

@@ -10,13 +10,11 @@ use super::{COMMON, PATIENCE, Server, stderr, stdout, within};
 
 /// A server that the tests run against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Product {
+pub(crate) enum Product {
     /// The distribution's MariaDB.
     MariaDb,
     /// Oracle's newest.
     MySql9,
-    /// Oracle's 5.6.
-    MySql56,
 }
 
 impl Product {
@@ -25,26 +23,25 @@ impl Product {
         let name = match self {
             Product::MariaDb => "SCALEPOINT_MARIADB_BIN",
             Product::MySql9 => "SCALEPOINT_MYSQL9_BIN",
-            Product::MySql56 => "SCALEPOINT_MYSQL56_BIN",
         };
         std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set; scripts/test sets it"))
     }
 
     /// A `[[cluster]]` section; `more` is added to it.
-    pub fn cluster(self, name: &str, more: &str) -> String {
+    pub(crate) fn cluster(self, name: &str, more: &str) -> String {
         let server = self.programs();
         format!("[[cluster]]\nname = \"{name}\"\nengine = \"mysql\"\nserver = \"{server}\"\n{COMMON}{more}\n")
     }
 
     /// One cluster of it, `orders`.
-    pub fn start(self) -> Server {
+    pub(crate) fn start(self) -> Server {
         Server::of(&self.cluster("orders", ""))
     }
 }
 
 impl Server {
     /// How mysql_async connects; `tls`: over TLS that it checks in full.
-    pub fn mysql_options(&self, tls: bool) -> Opts {
+    pub(crate) fn mysql_options(&self, tls: bool) -> Opts {
         let ca = SslOpts::default()
             .with_root_certs(vec![self.ca().into()])
             .with_disable_built_in_roots(true)
@@ -61,7 +58,7 @@ impl Server {
     }
 
     /// Runs statements that must succeed.
-    pub async fn mysql_run(&self, statements: &[&str]) {
+    pub(crate) async fn mysql_run(&self, statements: &[&str]) {
         let mut conn = Conn::new(self.mysql_options(false)).await.unwrap();
         for statement in statements {
             conn.query_drop(*statement).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
@@ -70,7 +67,7 @@ impl Server {
     }
 
     /// sysbench, with a test of its own and these words, until it has succeeded; what it printed.
-    pub fn sysbench(&self, test: &str, words: &[&str], limit: Duration) -> String {
+    pub(crate) fn sysbench(&self, test: &str, words: &[&str], limit: Duration) -> String {
         let program = std::env::var("SCALEPOINT_SYSBENCH").unwrap_or_else(|_| "sysbench".to_owned());
         let mut command: Command = within(limit + PATIENCE, program);
         command

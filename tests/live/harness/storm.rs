@@ -13,13 +13,13 @@ const RHYTHM: Duration = Duration::from_secs(1);
 const CAPACITIES: [u32; 8] = [4, 2, 8, 16, 2, 2, 16, 4];
 
 /// How long a storm lasts: `SCALEPOINT_STORM_SECONDS`, or a minute.
-pub fn duration() -> Duration {
+pub(crate) fn duration() -> Duration {
     let seconds = std::env::var("SCALEPOINT_STORM_SECONDS").ok().and_then(|text| text.parse().ok());
     Duration::from_secs(seconds.unwrap_or(60))
 }
 
 /// Changes the capacity in a thread of its own, which ends with this.
-pub struct Storm {
+pub(crate) struct Storm {
     over: Arc<AtomicBool>,
     changes: Arc<AtomicUsize>,
     thread: Option<JoinHandle<Vec<u64>>>,
@@ -37,7 +37,7 @@ impl Drop for Storm {
 
 impl Storm {
     /// Begins; `server` is the program's control API.
-    pub fn over(server: &Arc<Server>) -> Storm {
+    pub(crate) fn over(server: &Arc<Server>) -> Storm {
         let over = Arc::new(AtomicBool::new(false));
         let changes = Arc::new(AtomicUsize::new(0));
         let (server, ended, done) = (Arc::clone(server), Arc::clone(&over), Arc::clone(&changes));
@@ -58,12 +58,12 @@ impl Storm {
     }
 
     /// How many changes have ended; two at least are expected of a storm.
-    pub fn changes(&self) -> usize {
+    pub(crate) fn changes(&self) -> usize {
         self.changes.load(Ordering::Relaxed)
     }
 
     /// Ends it, and says what it was like.
-    pub fn end(mut self, name: &str) {
+    pub(crate) fn end(mut self, name: &str) {
         self.over.store(true, Ordering::Relaxed);
         let mut stalls = self.thread.take().unwrap().join().unwrap();
         stalls.sort_unstable();

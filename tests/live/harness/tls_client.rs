@@ -15,7 +15,7 @@ use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream}
 use tokio_rustls::TlsConnector;
 
 /// What a client trusts: this CA and nothing else.
-pub fn trusting(ca: &Path) -> ClientConfig {
+pub(crate) fn trusting(ca: &Path) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(ca).unwrap() {
         roots.add(certificate.unwrap()).unwrap();
@@ -29,20 +29,20 @@ pub fn trusting(ca: &Path) -> ClientConfig {
 
 /// Connects tokio-postgres over TLS.
 #[derive(Clone)]
-pub struct Tls(TlsConnector);
+pub(crate) struct Tls(TlsConnector);
 
 impl Tls {
     /// Trusting this CA.
-    pub fn new(ca: &Path) -> Tls {
+    pub(crate) fn new(ca: &Path) -> Tls {
         Tls(TlsConnector::from(Arc::new(trusting(ca))))
     }
 }
 
 /// One connection to come.
-pub struct Connect(TlsConnector, ServerName<'static>);
+pub(crate) struct Connect(TlsConnector, ServerName<'static>);
 
 /// One connection.
-pub struct Stream<S>(tokio_rustls::client::TlsStream<S>);
+pub(crate) struct Stream<S>(tokio_rustls::client::TlsStream<S>);
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> MakeTlsConnect<S> for Tls {
     type Stream = Stream<S>;
