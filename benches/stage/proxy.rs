@@ -52,6 +52,11 @@ pub struct Proxy {
 impl Proxy {
     /// Starts it; `level` is what it logs.
     pub fn start(stage: &Stage, level: &str) -> Proxy {
+        Proxy::start_with(stage, level, "")
+    }
+
+    /// The same; `more`: further lines of the cluster's section.
+    pub fn start_with(stage: &Stage, level: &str, more: &str) -> Proxy {
         let (port, admin) = (free_port(), format!("127.0.0.1:{}", free_port()));
         let password = stage.path("master_password");
         std::fs::write(&password, PASSWORD).expect("a password file");
@@ -65,7 +70,7 @@ impl Proxy {
              [[cluster]]\nname = \"{CLUSTER}\"\nengine = \"{engine}\"\nlisten = \"127.0.0.1:{port}\"\n\
              server = \"{programs}\"\nmin_capacity = 2\nmax_capacity = 16\nauto_pause = false\n\
              master_username = \"{USER}\"\nmaster_password_file = \"{password}\"\n\
-             database_name = \"{DATABASE}\"\n[cluster.parameters]\n{parameters}",
+             database_name = \"{DATABASE}\"\n{more}[cluster.parameters]\n{parameters}",
             data = stage.path("scalepoint").display(),
             engine = stage.engine.name(),
             programs = stage.engine.programs().display(),

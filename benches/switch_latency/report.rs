@@ -16,7 +16,14 @@ const PICTURE: (f64, f64) = (-0.1, 0.5);
 const SHARES: [f64; 12] = [0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995, 0.999, 0.9995, 0.9999, 1.0];
 
 /// Writes them to what `--json` names.
-pub(crate) fn write(options: &Options, product: Product, load: &Load, clients: &Clients, turns: &[Turn]) {
+pub(crate) fn write(
+    options: &Options,
+    product: Product,
+    standby: bool,
+    load: &Load,
+    clients: &Clients,
+    turns: &[Turn],
+) {
     let mut figures = Figures::new(options);
     let server = product.name();
     let of = |value: &dyn Fn(&Turn) -> f64| median(&turns.iter().map(value).collect::<Vec<_>>());
@@ -24,10 +31,13 @@ pub(crate) fn write(options: &Options, product: Product, load: &Load, clients: &
     let felt = of(&|turn| quantile(&turn.felt, 1.0));
     let first_served = of(&|turn| quantile(&turn.felt, 0.0));
     let idle = if load.idle > 0 { format!(".idle{}", load.idle) } else { String::new() };
-    let best = ["bare restart by the fastest safe recipe", "best"];
+    let (handover, best, aim) = match standby {
+        true => ("standby", ["bare promotion by the fastest recipe", "best"], 1.3),
+        false => ("restart", ["bare restart by the fastest safe recipe", "best"], 1.15),
+    };
     let direct = ["bare restart by the direct recipe", "direct"];
     for ([other, name], restart, target) in [
-        (best, (|turn| &turn.best) as fn(&Turn) -> &Restart, Target::AtMost(1.15)),
+        (best, (|turn| &turn.best) as fn(&Turn) -> &Restart, Target::AtMost(aim)),
         (direct, |turn| &turn.bare, Target::AtMost(1.5)),
     ] {
         let ready = of(&|turn| restart(turn).ready);
@@ -39,19 +49,20 @@ pub(crate) fn write(options: &Options, product: Product, load: &Load, clients: &
             ("last_vs_all", "longest wait of a client", "until all have answered", felt, all),
         ];
         for (key, what, until, ours, theirs) in compared {
-            let key = format!("switch.{server}.restart{idle}.{key}.{name}");
-            let what = format!("{server}{idle}: {what} / {other} {until}");
+            let key = format!("switch.{server}.{handover}{idle}.{key}.{name}");
+            let what = format!("{server}{idle}, {handover}: {what} / {other} {until}");
             figures.add(Figure { key, what, ours, theirs, unit: "ms", runs: turns.len(), target });
         }
     }
+    let by = if standby { " (standby)" } else { "" };
     let (all, quiet) = clients.latencies();
     for (name, seen) in [("changes included", all), ("outside of changes", quiet)] {
         let ms = |share: &f64| (*share, seen.value_at_quantile(*share) as f64 / 1000.0);
         let points: Vec<(f64, f64)> = SHARES.iter().map(ms).collect();
-        figures.curve("latency", &format!("{server}{idle}, {name}"), &points);
+        figures.curve("latency", &format!("{server}{idle}{by}, {name}"), &points);
     }
-    figures.curve("throughput", &format!("{server}{idle}"), &throughput(turns));
-    figures.curve("stall", server, &[((load.clients + load.idle) as f64, stall)]);
+    figures.curve("throughput", &format!("{server}{idle}{by}"), &throughput(turns));
+    figures.curve("stall", &format!("{server}{by}"), &[((load.clients + load.idle) as f64, stall)]);
     figures.write();
 }
 
