@@ -30,5 +30,16 @@ def copy(key, target, make):
             with contextlib.suppress(FileNotFoundError):
                 shutil.rmtree(fresh)
             make(fresh)
-            fresh.rename(template)
-    subprocess.run(["cp", "-a", "--reflink=auto", "--sparse=always", template, target], check=True)
+            # Much of a log is zeros: a copy need not write them.
+            sparse = template.with_suffix(".sparse")
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(sparse)
+            copy_tree("always", fresh, sparse)
+            shutil.rmtree(fresh)
+            sparse.rename(template)
+    copy_tree("auto", template, target)
+
+
+def copy_tree(sparse, source, target):
+    """`sparse`: `always` looks for zeros, `auto` for holes."""
+    subprocess.run(["cp", "-a", "--reflink=auto", f"--sparse={sparse}", source, target], check=True)

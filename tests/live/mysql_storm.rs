@@ -12,19 +12,19 @@ use sqlx::mysql::{MySqlConnectOptions, MySqlSslMode};
 use sqlx::{ConnectOptions as _, Connection as _, MySqlConnection, Row as _};
 
 use crate::harness::mysql::Product;
-use crate::harness::storm::{Storm, duration};
+use crate::harness::storm::{Storm, at_full_speed, breath, duration};
 use crate::harness::{PATIENCE, Server, eventually};
 
 fn half() -> Duration {
     duration() / 2
 }
 
-/// sysbench's own tests: few and many threads, with and without prepared statements.
-const BENCHES: [(&str, &[&str]); 4] = [
-    ("oltp_read_write", &["--threads=16"]),
-    ("oltp_read_write", &["--threads=64", "--db-ps-mode=disable"]),
-    ("oltp_point_select", &["--threads=16", "--db-ps-mode=disable"]),
-    ("oltp_point_select", &["--threads=64"]),
+/// sysbench's own tests, with the rate (transactions a second): few and many threads, with and without prepared statements.
+const BENCHES: [(&str, &str, &[&str]); 4] = [
+    ("oltp_read_write", "--rate=15", &["--threads=16"]),
+    ("oltp_read_write", "--rate=15", &["--threads=64", "--db-ps-mode=disable"]),
+    ("oltp_point_select", "--rate=200", &["--threads=16", "--db-ps-mode=disable"]),
+    ("oltp_point_select", "--rate=200", &["--threads=64"]),
 ];
 
 /// Of all of them.
@@ -37,9 +37,10 @@ fn sysbench(product: Product) {
     server.sysbench("oltp_read_write", &["--threads=2", "prepare"], 2 * PATIENCE);
     let time = format!("--time={}", half().as_secs());
     let storm = std::thread::scope(|scope| {
-        for (test, words) in BENCHES {
-            let all: Vec<&str> =
-                words.iter().copied().chain([&*time, "--report-interval=0", "run"]).collect();
+        for (test, rate, words) in BENCHES {
+            let rate = (!at_full_speed()).then_some(rate);
+            let more = [&*time, "--report-interval=0", "run"];
+            let all: Vec<&str> = words.iter().copied().chain(rate).chain(more).collect();
             let server = &server;
             scope.spawn(move || undisturbed(&server.sysbench(test, &all, half() + PATIENCE)));
         }
@@ -123,6 +124,7 @@ impl Keeper {
                     self.run("SET autocommit = 1", round).await;
                 }
             }
+            tokio::time::sleep(breath()).await;
         }
         self.conn.disconnect().await.unwrap();
         round
@@ -175,6 +177,7 @@ async fn sqlx_keeper(mut conn: MySqlConnection, number: u32, end: Instant) -> u6
         assert_eq!(found, (done.last_insert_id(), u64::from(number), round + 1, 1));
         let again: u64 = sqlx::query("SELECT CONNECTION_ID()").fetch_one(&mut conn).await.unwrap().get(0);
         assert_eq!(again, id);
+        tokio::time::sleep(breath()).await;
     }
     conn.close().await.unwrap();
     round

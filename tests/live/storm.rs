@@ -10,12 +10,15 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio_postgres::{AsyncMessage, Client, NoTls, Statement};
 
-use crate::harness::storm::{Storm, duration};
+use crate::harness::storm::{Storm, at_full_speed, breath, duration};
 use crate::harness::tls_client::Tls;
 use crate::harness::{PATIENCE, Server, stderr, stdout};
 
 /// pgbench's table of accounts has 100,000 rows a unit.
 const SCALE: &str = "8";
+
+/// Transactions a second of each pgbench.
+const RATE: &str = "120";
 
 /// One pgbench: how its clients speak and how many there are, and whether over TLS.
 type Bench = (&'static [&'static str], &'static str);
@@ -37,6 +40,9 @@ fn bench(name: &str, benches: &[Bench]) {
             .args(["--no-vacuum", "--jobs=2", "--log", "--verbose-errors", &format!("--time={seconds}")])
             .arg(format!("--log-prefix={}", logs.join(number.to_string()).display()))
             .args(words);
+        if !(at_full_speed() || words.contains(&"-R")) {
+            pgbench.args(["-R", RATE]);
+        }
         pgbench.output().unwrap()
     };
     let run = &run;
@@ -155,6 +161,7 @@ impl Keeper {
             }
             self.set_memory(4096 + round % 100).await;
             self.is_notified(round).await;
+            tokio::time::sleep(breath()).await;
         }
         (self, round)
     }

@@ -18,6 +18,17 @@ pub(crate) fn duration() -> Duration {
     Duration::from_secs(seconds.unwrap_or(60))
 }
 
+/// Whether clients work as fast as they can: `SCALEPOINT_STORM_FULL`. Otherwise at a rate that leaves room for other tests
+/// on a small machine: what a storm is about are changes, and clients are in the middle of something at each.
+pub(crate) fn at_full_speed() -> bool {
+    std::env::var_os("SCALEPOINT_STORM_FULL").is_some()
+}
+
+/// What a client that works round after round lets pass between two of them.
+pub(crate) fn breath() -> Duration {
+    if at_full_speed() { Duration::ZERO } else { Duration::from_millis(10) }
+}
+
 /// Changes the capacity in a thread of its own, which ends with this.
 pub(crate) struct Storm {
     over: Arc<AtomicBool>,
