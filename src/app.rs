@@ -36,7 +36,6 @@ mod provide;
 mod replication;
 
 use chores::Chores;
-use replication::Replicator;
 
 /// Length of the kernel's queue of connections that are not accepted yet.
 const BACKLOG: u32 = 4096;
@@ -327,7 +326,6 @@ fn assemble<E: Engine>(section: &ClusterConfig, shared: &Shared<'_>) -> Result<A
     let admin = |hours| Admin::start(&fleet, Arc::clone(&login), hours);
     // Several connections: nobody's log in waits for a checkpoint.
     let (accounts, chores, observer) = (admin(Hours::Open), admin(Hours::Open), admin(Hours::Held));
-    let replication = Arc::new(Replicator::<E>::new(Arc::clone(&login)));
     let capacity = section.min_capacity;
     let board = Board::new(&section.name, capacity, Arc::clone(&fleet), metrics.clone());
     let turns = Turns::start(metrics.turns.clone());
@@ -337,7 +335,7 @@ fn assemble<E: Engine>(section: &ClusterConfig, shared: &Shared<'_>) -> Result<A
         acu: shared.config.acu.clone(),
         board,
         fleet: Arc::clone(&fleet),
-        provider: provide::provider(section, &shared.config.acu, &home, &login, replication)?,
+        provider: provide::provider::<E>(section, &shared.config.acu, &home, &login)?,
         maintenance: Arc::new(Chores::<E> {
             observer: observer.clone(),
             login: Arc::clone(&login),

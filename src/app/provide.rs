@@ -7,14 +7,14 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
+use super::replication::Replicator;
 use super::{Failure, files};
 use crate::compute::process::mysql::ROUTER_ACCOUNT;
 use crate::compute::process::standby::StandbyProvider;
-use crate::compute::process::{ProcessConfig, ProcessProvider, ServerKind, admit_server_user};
-use crate::compute::replication::Replication;
+use crate::compute::process::{Pair, ProcessConfig, ProcessProvider, ServerKind, admit_server_user};
 use crate::compute::{ComputeError, ComputeProvider, Resources};
 use crate::config::{AcuConfig, ClusterConfig, Engine, Handover};
-use crate::engine::RouterLogin;
+use crate::engine::{self, RouterLogin};
 
 /// The folder of a cluster's second volume, with its own logs and sockets, in the cluster's own.
 const SECOND: &str = "second";
@@ -55,12 +55,11 @@ fn derived_password(cluster: &str, secret: &[u8; 32]) -> String {
 
 /// The database's processes, and what they are said inside the database in the router's name. The master user's password is
 /// made, and printed once, if there is none.
-pub(super) fn provider(
+pub(super) fn provider<E: engine::Engine>(
     section: &ClusterConfig,
     acu: &AcuConfig,
     home: &Path,
-    login: &RouterLogin,
-    replication: Arc<dyn Replication>,
+    login: &Arc<RouterLogin>,
 ) -> Result<Arc<dyn ComputeProvider>, Failure> {
     let failed = |error: ComputeError| format!("cluster {}: {error}", section.name);
     let password_file: PathBuf =
@@ -74,7 +73,7 @@ pub(super) fn provider(
         println!("           (printed this once; kept in {})", password_file.display());
     }
     let wanted = section.handover == Handover::Standby;
-    let process = |home: &Path| ProcessConfig {
+    let process = |home: &Path, other: &Path| ProcessConfig {
         cluster: section.name.clone(),
         volume: home.join("volume"),
         run_dir: home.join("run"),
@@ -84,23 +83,27 @@ pub(super) fn provider(
         router_password: login.password.to_string(),
         database_name: section.database_name.clone(),
         parameters: section.parameters.iter().cloned().collect(),
-        followed: wanted.then(|| Resources::of(acu, section.max_capacity)),
+        pair: wanted.then(|| Pair {
+            largest: Resources::of(acu, section.max_capacity),
+            other_volume: other.join("volume"),
+        }),
         start_deadline: section.start_timeout,
         stop_deadline: section.stop_timeout,
     };
-    let make = |home: &Path| match section.engine {
-        Engine::Postgres => ProcessProvider::new(process(home)),
-        Engine::Mysql => ProcessProvider::mysql(process(home)),
+    let make = |home: &Path, other: &Path| match section.engine {
+        Engine::Postgres => ProcessProvider::new(process(home, other)),
+        Engine::Mysql => ProcessProvider::mysql(process(home, other)),
     };
-    let first = make(home).map_err(failed)?;
-    let second_home = home.join(SECOND);
-    // The database may be there since an earlier configuration.
-    if !wanted && !second_home.exists() {
+    let (second_home, marker) = (home.join(SECOND), home.join(PRIMARY));
+    let first = make(home, &second_home).map_err(failed)?;
+    // The database may be the second one since an earlier configuration.
+    if !wanted && !second_home.exists() && !marker.exists() {
         return Ok(Arc::new(first));
     }
     files::private_dir(&second_home)?;
     admit_server_user(&second_home, server_kind(section.engine)).map_err(failed)?;
-    let second = make(&second_home).map_err(failed)?;
-    let both = StandbyProvider::new(first, second, home.join(PRIMARY), wanted, replication);
+    let second = make(&second_home, home).map_err(failed)?;
+    let replication = Arc::new(Replicator::<E>::new(Arc::clone(login)));
+    let both = StandbyProvider::new(first, second, marker, wanted, replication);
     Ok(Arc::new(both.map_err(failed)?))
 }

@@ -44,10 +44,9 @@ impl<E: Engine> Replicator<E> {
     async fn ask(&self, server: &Path, which: impl Fn(&Replicating) -> &'static str) -> Result<Rows, String> {
         let kept = self.links().remove(server);
         if let Some(backend) = kept {
-            match self.ask_on(server, backend, &which).await {
-                // The server that it led to has gone since.
-                Err(BackendError::Io(_) | BackendError::Closed) => {}
-                answered => return answered.map_err(|error| error.to_string()),
+            // The server that it led to may have gone since, or have closed it.
+            if let Ok(rows) = self.ask_on(server, backend, &which).await {
+                return Ok(rows);
             }
         }
         let backend = self.connect(server).await?;
@@ -107,8 +106,9 @@ impl<E: Engine> Replication for Replicator<E> {
     }
 
     async fn repeated(&self, copy: &Path) -> Result<Position, String> {
-        let answer = value(self.ask(copy, |statements| statements.repeated).await?)?;
-        answer.parse().map(Position).map_err(|_| "the copy does not say how far it is".to_owned())
+        let answer = value(self.ask(copy, |statements| statements.repeated).await?);
+        let position = answer.ok().and_then(|number| number.parse().ok());
+        position.map(Position).ok_or_else(|| "the copy does not follow".to_owned())
     }
 
     async fn is_writable(&self, copy: &Path) -> Result<bool, String> {

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! recover ──► launch ──► [prepare ──► advance* ──► stop_moment? ──┬► hand_over ────────┬]* ──► stop
-//!                                                                  └► promote ─► retire ┘
+//!                                                                  └► promote ───────────┘
 //! ```
 //!
 //! `promote` is for providers that keep a second copy of the database (`replication`); the others hand over.
@@ -74,8 +74,8 @@ pub enum HandOver {
 /// How an attempt to hand over to a copy of the database ended. Nobody has lost anything unless it is `Moved`.
 #[derive(Debug)]
 pub enum Promotion {
-    /// The copy serves, and has everything that was ever acknowledged. The old instance takes no writes any more and is
-    /// to be [retired](ComputeProvider::retire).
+    /// The copy serves, and has everything that was ever acknowledged. The old instance takes no writes any more, and
+    /// goes by itself.
     Moved(Instance, HandOverTimes),
     /// The copy is not as far as it has to be, and why. The old instance serves as before; a later try may succeed.
     NotNow(String),
@@ -179,9 +179,6 @@ pub trait ComputeProvider: Send + Sync {
     async fn promote(&self, _old: &Instance, _to: &Resources, _needed: &[u32]) -> Promotion {
         Promotion::Unfit
     }
-
-    /// Ends the instance that a promotion has left behind, without waiting for it; no client has a connection to it.
-    async fn retire(&self, _old: &Instance) {}
 
     /// Nothing is under way: gets ready for a later change what takes long, beside the clients' work.
     async fn keep_warm(&self) {}

@@ -32,7 +32,7 @@ pub trait Replication: Send + Sync {
     /// How far the log of the server has come, after everything in it was written to disk.
     async fn written(&self, server: &Path) -> Result<Position, String>;
 
-    /// How far the copy has repeated that log.
+    /// How far the copy has repeated that log. An error if it does not follow that very server.
     async fn repeated(&self, copy: &Path) -> Result<Position, String>;
 
     /// Whether the copy takes writes.

@@ -164,7 +164,6 @@ fn one_bad_line() {
         ("park_after_ms = -1", "0 to 86400000 ms"),
         ("full_wait_ms = 600001", "0 to 600000 ms"),
         ("statements_at_once = -1", "0 to 100000 statements"),
-        ("handover = \"standby\"", "standby is not available yet"),
         ("handover = \"restrat\"", "did you mean \"restart\"?"),
         ("forced_change = \"abort\"", "one of \"close\", \"abort_transaction\""),
         ("listen = 5432", "must be a string, not an integer"),
@@ -220,6 +219,7 @@ fn one_bad_line_for_mysql() {
     let cases = [
         ("max_capacity = 384", "384 is not a capacity of this engine (hint: the nearest capacity is 256"),
         ("database_name = \"mysql\"", "the server's own"),
+        ("handover = \"standby\"", "standby is only available for PostgreSQL yet"),
         ("database_name = \"Sys\"", "the server's own"),
         ("database_name = \"information_schema\"", "the server's own"),
         ("database_name = \"performance_schema\"", "the server's own"),

@@ -293,7 +293,7 @@ pub struct Replicating {
     pub written: &'static str,
     /// Has all of the log written to disk.
     pub write_out: &'static str,
-    /// On the copy: yields how far it has repeated the log, as a number.
+    /// On the copy: yields how far it has repeated the log, as a number; nothing, if it does not follow the server.
     pub repeated: &'static str,
     /// On the copy: yields `t` once it takes writes.
     pub is_writable: &'static str,

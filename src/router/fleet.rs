@@ -334,7 +334,7 @@ impl Fleet {
     }
 
     /// How many sessions have a backend.
-    pub(super) fn with_backend(&self) -> usize {
+    pub fn with_backend(&self) -> usize {
         let counts = self.members().counts;
         let without = counts[Attachment::Detached as usize] + counts[Attachment::Parked as usize];
         counts.iter().sum::<usize>() - without

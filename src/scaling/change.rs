@@ -18,24 +18,24 @@ use super::driver::Driver;
 use super::journal::Entry;
 use super::report::{ClusterState, ObstacleRow, Outcome, RdsEvent, ScaleReport, SessionCounts};
 use super::scaling_point::{Next, Search, View};
-use crate::compute::{HandOver, Instance, Promotion, Resources};
+use crate::compute::{Instance, Resources};
 use crate::config::TimeoutAction;
 use crate::router::Obstacle;
-use crate::router::gate::{Hold, LetGo, NotGathered};
+use crate::router::gate::{Hold, NotGathered};
 use crate::telemetry::{CapacityOutcome, HoldOutcome};
 
 mod ahead;
+mod hand_over;
 
 use ahead::Ready;
+use hand_over::Promoted;
 
 /// How long a question to the server itself may take while clients run.
 const ASKED: Duration = Duration::from_secs(2);
 /// How long sessions may take to come to rest when they are forced.
 const FORCE: Duration = Duration::from_secs(10);
-/// How long sessions may take to give their backends up.
-const GONE: Duration = Duration::from_secs(1);
-/// How long sessions whose state others can see may take to be restored before the rest is let go.
-const VISIBLE: Duration = Duration::from_secs(20);
+/// Between two holds after one in which a copy of the database was not there yet, at first and at most.
+const LAGGING: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(4));
 /// How often sessions are asked to look at themselves while a scaling point is sought.
 const SURVEYED: Duration = Duration::from_secs(1);
 
@@ -159,58 +159,41 @@ impl Driver {
         self.provider.prepare(&resources).await.map_err(|error| error.to_string())?;
         self.write_journal(Entry { capacity: self.capacity, change_to: Some(change.to) });
         self.board.stands(None);
-        let found = self.seek(change, &old, started, obstacles).await;
-        times.waited = started.elapsed();
-        let (hold, shut, outcome) = match found {
-            Found::Point(hold, shut) => (hold, shut, Outcome::Scaled),
-            Found::Forced(hold, shut) => (hold, shut, Outcome::Forced),
-            Found::Nothing => {
-                *obstacles = self.board.obstacles();
-                self.provider.dismiss();
-                self.unflush().await;
-                return Ok(Outcome::RolledBack);
+        let mut pause = LAGGING.0;
+        let (hold, shut, outcome, handing, copy) = loop {
+            let found = self.seek(change, &old, started, obstacles).await;
+            times.waited = started.elapsed();
+            let (hold, shut, outcome) = match found {
+                Found::Point(hold, shut) => (hold, shut, Outcome::Scaled),
+                Found::Forced(hold, shut) => (hold, shut, Outcome::Forced),
+                Found::Nothing => {
+                    *obstacles = self.board.obstacles();
+                    self.provider.dismiss();
+                    self.unflush().await;
+                    return Ok(Outcome::RolledBack);
+                }
+                Found::Died => return Err("the database ended before a scaling point was found".to_owned()),
+            };
+            times.hold = shut.elapsed();
+            self.board.metrics.hold_seconds.observe(times.hold.as_secs_f64());
+            self.board.metrics.holds(HoldOutcome::Quiet).inc();
+            let hold = self.check(hold, outcome, &resources).await?;
+            let handing = Instant::now();
+            match self.promote(outcome, &old, &resources).await {
+                Promoted::Yes(copy) => break (hold, shut, outcome, handing, Some(copy)),
+                Promoted::No => break (hold, shut, outcome, handing, None),
+                Promoted::NotNow => drop(hold),
             }
-            Found::Died => return Err("the database ended before a scaling point was found".to_owned()),
-        };
-        times.hold = shut.elapsed();
-        self.board.metrics.hold_seconds.observe(times.hold.as_secs_f64());
-        self.board.metrics.holds(HoldOutcome::Quiet).inc();
-        // Sessions may have become tied since. A change that was forced has cost some their transactions already.
-        if outcome != Outcome::Forced
-            && let Err(error) = self.fits(&resources)
-        {
-            return self.give_up(hold, error).await;
-        }
-        if let Err(error) = self.remember().await {
-            if outcome != Outcome::Forced {
-                let error = format!("the server cannot be asked for its settings: {error}");
-                return self.give_up(hold, error).await;
-            }
-            // A server that hangs is among the reasons to force a change.
-            tracing::warn!(cluster = self.board.name, error, "settings of the server are lost");
-        }
-        let handing = Instant::now();
-        let promoted = match self.provider.promote(&old, &resources, &self.fleet.fetching()).await {
-            Promotion::Moved(instance, _) => Some(instance),
-            Promotion::Unfit => None,
-            // A restart loses nothing either. A change that was forced has cost too much to be given up.
-            Promotion::NotNow(reason) if outcome == Outcome::Forced => {
-                tracing::warn!(cluster = self.board.name, reason, "the copy cannot take over");
-                None
-            }
-            Promotion::NotNow(reason) => return self.give_up(hold, reason).await,
+            tokio::time::sleep(pause).await;
+            pause = LAGGING.1.min(pause * 2);
         };
         let let_go = hold.let_go();
-        let handed = match promoted {
-            Some(instance) => {
-                let_go.all_gone(GONE).await;
-                self.move_to(&old, instance, let_go).await;
+        let handed = match copy {
+            Some(copy) => {
+                self.move_to(copy, let_go).await;
                 Ok(())
             }
-            None => {
-                let_go.gone(GONE).await;
-                self.hand_over(&old, &resources, let_go).await
-            }
+            None => self.hand_over(&old, &resources, let_go).await,
         };
         times.hand_over = handing.elapsed();
         times.stall = shut.elapsed();
@@ -219,12 +202,32 @@ impl Driver {
         handed.map(|()| outcome)
     }
 
+    /// What may speak against the change now that everybody holds still. A change that was forced has cost some their
+    /// transactions already.
+    async fn check(&self, hold: Hold, outcome: Outcome, to: &Resources) -> Result<Hold, String> {
+        // Sessions may have become tied since.
+        if outcome != Outcome::Forced
+            && let Err(error) = self.fits(to)
+        {
+            return Err(self.give_up(hold, error).await);
+        }
+        if let Err(error) = self.remember().await {
+            if outcome != Outcome::Forced {
+                let error = format!("the server cannot be asked for its settings: {error}");
+                return Err(self.give_up(hold, error).await);
+            }
+            // A server that hangs is among the reasons to force a change.
+            tracing::warn!(cluster = self.board.name, error, "settings of the server are lost");
+        }
+        Ok(hold)
+    }
+
     /// Everybody goes on where he was.
-    async fn give_up(&self, hold: Hold, error: String) -> Result<Outcome, String> {
+    async fn give_up(&self, hold: Hold, error: String) -> String {
         drop(hold);
         self.provider.dismiss();
         self.unflush().await;
-        Err(error)
+        error
     }
 
     async fn remember(&self) -> Result<(), String> {
@@ -362,59 +365,6 @@ impl Driver {
             tracing::warn!(cluster = self.board.name, "sessions did not come to rest and are closed");
         }
         Found::Forced(hold, shut)
-    }
-
-    /// Past the point of no return: the copy has become the database, and everybody goes on there.
-    async fn move_to(&mut self, old: &Instance, new: Instance, let_go: LetGo) {
-        self.expect_exit();
-        self.provider.retire(old).await;
-        self.recall_settings(&new).await;
-        self.fleet.set_places(self.provider.places(&new.resources));
-        resume(let_go, &new).await;
-        self.serve_from(new);
-    }
-
-    /// Past the point of no return: on every way out either an instance serves, or the cluster is down and the driver
-    /// tries to start one.
-    async fn hand_over(&mut self, old: &Instance, to: &Resources, let_go: LetGo) -> Result<(), String> {
-        self.expect_exit();
-        match self.provider.hand_over(old, to).await {
-            Ok((HandOver::Moved(instance), times)) => {
-                tracing::debug!(cluster = self.board.name, ?times, "handed over");
-                self.recall_settings(&instance).await;
-                self.fleet.set_places(self.provider.places(&instance.resources));
-                resume(let_go, &instance).await;
-                self.serve_from(instance);
-                Ok(())
-            }
-            Ok((HandOver::Kept(instance, error), _)) => {
-                // The old server itself, if it was never stopped, still has what it was told.
-                let untouched = instance.pid == old.pid;
-                if !untouched {
-                    self.recall_settings(&instance).await;
-                }
-                resume(let_go, &instance).await;
-                self.serve_from(instance);
-                if untouched {
-                    self.unflush().await;
-                }
-                Err(error.to_string())
-            }
-            Err(error) => {
-                self.instance = None;
-                Err(error.to_string())
-            }
-        }
-    }
-}
-
-/// Lets everybody go on there. If it dies meanwhile, the cluster is down, and the driver sees why.
-async fn resume(let_go: LetGo, instance: &Instance) {
-    let mut exited = instance.exited.clone();
-    tokio::select! {
-        biased;
-        _ = exited.wait_for(Option::is_some) => {}
-        () = let_go.resume(socket(instance), VISIBLE) => {}
     }
 }
 

@@ -398,7 +398,11 @@ class Server(Serve):
         """Whether there is a standby that follows."""
         with contextlib.suppress(OSError, IndexError, TypeError):
             lock = (self.copy / "postmaster.pid").read_text().splitlines()
-            return lock[7].strip() == "ready" and os.path.exists(f"/proc/{lock[0]}")
+            return (
+                (self.copy / "standby.signal").exists()
+                and lock[7].strip() == "ready"
+                and os.path.exists(f"/proc/{lock[0]}")
+            )
         return False
 
     def parameters(self, **changes):

@@ -45,12 +45,21 @@ pub struct ProcessConfig {
     pub database_name: Option<String>,
     /// The operator's own server parameters; they win over those that capacity governs.
     pub parameters: BTreeMap<String, String>,
-    /// A second server follows this one, or this is the second: the largest capacity. PostgreSQL only.
-    pub followed: Option<Resources>,
+    /// There is another volume whose server follows this one's, or the other way round. PostgreSQL only.
+    pub pair: Option<Pair>,
     /// How long a start may take (see [`START_DEADLINE`]).
     pub start_deadline: Duration,
     /// How long a clean stop may take in a hand-over, before force (see [`STOP_DEADLINE`]).
     pub stop_deadline: Duration,
+}
+
+/// What a provider knows of the other one of a pair.
+#[derive(Debug, Clone)]
+pub struct Pair {
+    /// The largest capacity: what both must have alike is made for it.
+    pub largest: Resources,
+    /// The other data directory, if it is there yet: both are of one version.
+    pub other_volume: PathBuf,
 }
 
 impl ProcessProvider {
@@ -60,10 +69,12 @@ impl ProcessProvider {
     /// `MissingServer` (with the package to install), or `Configuration` for a setting that cannot work.
     pub fn new(mut config: ProcessConfig) -> Result<Self, ComputeError> {
         let volume = usable_path("volume", &config.volume)?;
-        let followed = config.followed.is_some();
+        let pair = config.pair.take();
+        let other_major = pair.as_ref().and_then(|pair| postgres::programs::volume_major(&pair.other_volume));
+        let followed = pair.is_some();
         let parameters =
-            postgres::parameters(std::mem::take(&mut config.parameters), config.followed.take())?;
-        let major = postgres::programs::volume_major(&volume);
+            postgres::parameters(std::mem::take(&mut config.parameters), pair.map(|pair| pair.largest))?;
+        let major = postgres::programs::volume_major(&volume).or(other_major);
         let programs = postgres::programs::find(config.server_programs.as_deref(), major)?;
         let flavour = Postgres::new(programs, parameters, config.master_username.clone(), followed)?;
         Self::assemble(config, Box::new(flavour), &postgres::OS_USERS)

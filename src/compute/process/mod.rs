@@ -82,7 +82,7 @@ mod volume;
 #[cfg(test)]
 mod tests;
 
-pub use self::config::{ProcessConfig, START_DEADLINE, STOP_DEADLINE, ServerKind, admit_server_user};
+pub use self::config::{Pair, ProcessConfig, START_DEADLINE, STOP_DEADLINE, ServerKind, admit_server_user};
 
 /// How often, and how long apart, the removal of a cgroup is tried.
 const CGROUP_REMOVALS: u32 = 20;

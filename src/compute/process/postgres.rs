@@ -52,6 +52,7 @@ pub struct Postgres {
     master_username: String,
     /// It is followed by a second server, or follows one.
     followed: bool,
+    unlogged: follow::Unlogged,
 }
 
 impl Postgres {
@@ -68,7 +69,7 @@ impl Postgres {
                 "master_username {master_username:?}: PostgreSQL takes no empty name and none that begins with pg_"
             )));
         }
-        Ok(Self { programs, parameters, master_username, followed })
+        Ok(Self { programs, parameters, master_username, followed, unlogged: follow::Unlogged::default() })
     }
 
     async fn initdb(

@@ -13,12 +13,11 @@
 //! its log's end is read, the copy has to repeat the log up to that, and only then is it told to take over. When it takes writes,
 //! the [`Marker`] is changed; from that moment, and not before, the copy is the database, also for a router that starts
 //! after a crash. Until then every failure, also of this process, leaves the old one: it goes on, and the copy,
-//! which may have taken over by itself meanwhile, loses its mark first of all and is made anew. After it the old server is killed
-//! without having run again. Its log ends where the copy's own begins, so it can follow in turn.
+//! which may have taken over by itself meanwhile, loses its mark first of all and is made anew. After it the old server stays
+//! stopped until it is killed. Its log ends where the copy's own begins, so it can follow in turn.
 //!
 //! The second volume lies in a folder of its own beside the first, with its own lock, logs and sockets.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,14 +25,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use self::copies::{Pair, Standby};
 use self::fence::{Defeated, Fence};
 use self::marker::{Marker, Side};
+use self::turn::Turn;
+use super::ProcessProvider;
 use super::flavour::Following;
-use super::{ProcessProvider, volume};
 use crate::compute::replication::{Position, Replication};
 use crate::compute::{
     ComputeError, ComputeProvider, HandOver, HandOverTimes, Instance, Promotion, Resources,
@@ -42,12 +42,16 @@ use crate::compute::{
 mod copies;
 pub(super) mod copy;
 mod fence;
+mod follower;
 mod marker;
+mod turn;
 
 /// How long the copy may take to repeat the last of the log; clients wait.
 const LAST_BYTES: Duration = Duration::from_millis(250);
 /// How long it may take from then on until it takes writes.
 const PROMOTION: Duration = Duration::from_secs(3);
+/// How long clients are let alone after a promotion before the old server is killed and started anew.
+const PEACE: Duration = Duration::from_millis(300);
 /// Between two looks in the meantime.
 const LOOK: Duration = Duration::from_micros(400);
 
@@ -61,10 +65,12 @@ pub struct StandbyProvider {
     replication: Arc<dyn Replication>,
     /// There is to be a copy; otherwise one that is left from earlier is only kept from running.
     wanted: bool,
-    copy: tokio::sync::Mutex<Standby>,
+    copy: Mutex<Standby>,
+    /// Who works on the copy.
+    turn: Semaphore,
     /// Counts how often whoever has `copy` was to give it up.
     needed: watch::Sender<u64>,
-    /// The old server, from the promotion until it is retired.
+    /// The old server, stopped, from the promotion until it is killed.
     defeated: Mutex<Option<Defeated>>,
     /// Why there is no copy, the last time that one was to be made ready.
     complaint: Mutex<Option<String>>,
@@ -95,7 +101,8 @@ impl StandbyProvider {
             marker,
             replication,
             wanted,
-            copy: tokio::sync::Mutex::new(Standby::default()),
+            copy: Mutex::default(),
+            turn: Semaphore::new(1),
             needed: watch::Sender::new(0),
             defeated: Mutex::new(None),
             complaint: Mutex::new(None),
@@ -128,6 +135,11 @@ impl StandbyProvider {
         self.defeated.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Waits for its turn. Only one at a time works on the copy.
+    async fn take_copy(&self) -> Turn<'_> {
+        Turn::new(&self.copy, self.turn.acquire().await.ok())
+    }
+
     fn complain(&self, reason: Option<String>) {
         let mut complaint = self.complaint.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(reason) = &reason
@@ -157,28 +169,44 @@ impl StandbyProvider {
         let Some(following) = self.following() else {
             return Err("servers of this kind do not follow each other".to_owned());
         };
-        let mut copy = self.copy.lock().await;
-        if self.stopped.load(Ordering::Relaxed) || self.primary().alive().is_none() {
-            return Err("the database does not run".to_owned());
-        }
-        let pair = self.pair(self.side(), following);
+        // Before the wait for a turn: whoever needs the copy otherwise means those who wait, too.
         let mut needed = self.needed.subscribe();
-        let made = tokio::select! {
+        let readied = async {
+            let mut copy = self.take_copy().await;
+            if self.stopped.load(Ordering::Relaxed) || self.primary().alive().is_none() {
+                return Err("the database does not run".to_owned());
+            }
+            let pair = self.pair(self.side(), following);
+            self.put_down();
+            let made = copy.ready(pair, to).await;
+            if made.is_err() {
+                copy.stop(pair.follower).await.map_err(|error| error.to_string())?;
+            }
+            made
+        };
+        tokio::select! {
             biased;
             _ = needed.changed() => Err("it is needed otherwise".to_owned()),
-            made = copy.ready(pair, to) => made,
-        };
-        if made.is_err() {
-            copy.stop(pair.follower).await.map_err(|error| error.to_string())?;
+            readied = readied => readied,
         }
-        made
     }
 
     /// Ends the copy, however far it is.
     async fn end_copy(&self) -> Result<(), ComputeError> {
         // To copy a volume may take minutes, and somebody waits.
         self.needed.send_modify(|times| *times += 1);
-        self.copy.lock().await.stop(self.follower()).await
+        let mut copy = self.take_copy().await;
+        self.put_down();
+        copy.stop(self.follower()).await
+    }
+
+    /// Kills the old server that a promotion has left stopped. Its volume may follow from now on.
+    fn put_down(&self) {
+        let Some(defeated) = self.defeated().take() else { return };
+        drop(defeated);
+        if let Err(error) = copies::mark(&self.follower().site.volume) {
+            tracing::warn!(%error, "the old volume will be copied anew");
+        }
     }
 
     /// Everything up to the point at which the copy takes writes. On `Err`, or dropped, the old server goes on.
@@ -188,7 +216,8 @@ impl StandbyProvider {
         let Some(old_main) = primary.alive() else { return Err("the old server has ended".to_owned()) };
         let Some(new_main) = follower.alive() else { return Err("the copy has ended".to_owned()) };
         let started = Instant::now();
-        let needed = [&self.replication.needed_processes(&old).await?[..], needed].concat();
+        let theirs = timeout(LAST_BYTES, self.replication.needed_processes(&old)).await;
+        let needed = [&theirs.map_err(|_| "the old server does not answer")??[..], needed].concat();
         let fence = Fence::raise(old_main.pid, &needed).await.map_err(|error| error.to_string())?;
         let caught_up = async {
             let end = self.replication.written(&old).await?;
@@ -221,12 +250,8 @@ impl StandbyProvider {
 
     /// The copy is the database from now on. `Err`: it is not.
     fn commit(&self, side: Side) -> io::Result<()> {
-        if let Err(error) = self.marker.write(side) {
-            // The name may have been changed before something failed, and then it counts.
-            if self.marker.read()? != side {
-                return Err(error);
-            }
-            tracing::error!(%error, "it is not certain that the promotion is on disk");
+        if !self.marker.write(side)? {
+            tracing::error!("it is not certain that the promotion is on disk");
         }
         *self.serving.lock().unwrap_or_else(PoisonError::into_inner) = side;
         Ok(())
@@ -286,20 +311,29 @@ impl ComputeProvider for StandbyProvider {
     ) -> Result<(HandOver, HandOverTimes), ComputeError> {
         // A server that stops waits for who follows it.
         self.replication.let_go().await;
-        self.end_copy().await?;
+        if let Err(error) = self.end_copy().await {
+            return Ok((HandOver::Kept(old.clone(), error), HandOverTimes::default()));
+        }
         self.primary().hand_over(old, to).await
     }
 
     async fn copy(&self) -> Option<(PathBuf, u32)> {
-        let copy = self.copy.try_lock().ok()?;
-        copy.instance().map(|instance| (instance.socket.clone(), instance.pid))
+        let copy = Turn::new(&self.copy, Some(self.turn.try_acquire().ok()?));
+        let found = copy.instance().map(|instance| (instance.socket.clone(), instance.pid))?;
+        // Names mean the same there only if it knows all that the sessions have seen.
+        let reached = async {
+            let end = self.replication.written(&self.primary().socket()).await?;
+            self.await_position(&found.0, end).await
+        };
+        timeout(LAST_BYTES, reached).await.is_ok_and(|reached| reached.is_ok()).then_some(found)
     }
 
     async fn promote(&self, _old: &Instance, to: &Resources, needed: &[u32]) -> Promotion {
         let side = self.side();
-        let (Some(following), Ok(mut copy)) = (self.following(), self.copy.try_lock()) else {
+        let (Some(following), Ok(permit)) = (self.following(), self.turn.try_acquire()) else {
             return Promotion::Unfit;
         };
+        let mut copy = Turn::new(&self.copy, Some(permit));
         let pair = self.pair(side, following);
         let follower = pair.follower;
         let Some(instance) = copy.fit(pair, to) else { return Promotion::Unfit };
@@ -329,17 +363,14 @@ impl ComputeProvider for StandbyProvider {
         }
     }
 
-    async fn retire(&self, old: &Instance) {
-        let Some(defeated) = self.defeated().take() else { return };
-        drop(defeated);
-        tracing::debug!(pid = old.pid, "the old server is killed");
-        if let Err(error) = copies::mark(&self.follower().site.volume) {
-            tracing::warn!(%error, "the old volume will be copied anew");
-        }
-    }
-
     async fn keep_warm(&self) {
-        let Some(resources) = self.primary().serving().filter(|_| self.wanted) else { return };
+        if self.defeated().is_some() {
+            // Its end costs processor time, and clients have waited long enough.
+            sleep(PEACE).await;
+        }
+        // Whoever works on it makes it ready, or has other plans for it.
+        let is_free = self.turn.available_permits() > 0;
+        let Some(resources) = self.primary().serving().filter(|_| self.wanted && is_free) else { return };
         let readied = self.ready_copy(&resources).await;
         self.complain(readied.err());
     }
@@ -347,7 +378,9 @@ impl ComputeProvider for StandbyProvider {
     async fn stop(&self, instance: &Instance, grace: Duration) -> Result<(), ComputeError> {
         self.stopped.store(true, Ordering::Relaxed);
         self.replication.let_go().await;
-        self.end_copy().await?;
+        if let Err(error) = self.end_copy().await {
+            tracing::error!(%error, "the copy is not stopped");
+        }
         self.follower().cgroup.remove();
         self.primary().stop(instance, grace).await
     }
@@ -360,49 +393,3 @@ impl ComputeProvider for StandbyProvider {
         self.primary().limitations()
     }
 }
-
-impl ProcessProvider {
-    /// Where its server is reached.
-    fn socket(&self) -> PathBuf {
-        self.site.run_dir.join(self.flavour.socket_name())
-    }
-
-    /// Ends whatever runs on its volume, at once.
-    async fn vacate(&self) -> Result<(), ComputeError> {
-        let _turn = self.take_turn()?;
-        self.dismiss();
-        if let Some(process) = self.alive() {
-            let (_, firm) = self.flavour.stop_signals();
-            let _ = process.pidfd.signal(firm);
-            let _ = timeout(VACATED, process.ended()).await;
-        }
-        super::orphan::kill(&self.site.volume, self.flavour.as_ref()).await?;
-        *self.running() = None;
-        for name in self.flavour.run_files() {
-            let _ = fs::remove_file(self.site.run_dir.join(name));
-        }
-        Ok(())
-    }
-
-    /// Starts a server on its volume that follows the one of `primary`.
-    async fn follow(
-        &self,
-        primary: &ProcessProvider,
-        following: &dyn Following,
-        resources: &Resources,
-    ) -> Result<Instance, ComputeError> {
-        self.vacate().await?;
-        let _turn = self.take_turn()?;
-        let failed = |source| ComputeError::Io { what: "preparing a copy".to_owned(), source };
-        super::private_dir::ensure(&self.site.run_dir, self.site.user.as_ref())?;
-        self.cgroup.restore();
-        self.cgroup.lift();
-        following.follow(&self.site).map_err(failed)?;
-        volume::settle_owner(&self.site)?;
-        let staged = self.stage_with(resources, following.arguments(&primary.site))?;
-        self.start(staged, resources).await
-    }
-}
-
-/// How long a copy that is told to stop at once may take before it is killed.
-const VACATED: Duration = Duration::from_secs(2);

@@ -113,7 +113,7 @@ impl Ground {
             router_password: "router's own".to_owned(),
             database_name: None,
             parameters,
-            followed: None,
+            pair: None,
             start_deadline: START_DEADLINE,
             stop_deadline: STOP_DEADLINE,
         }

@@ -173,7 +173,7 @@ pub(super) fn beside(volume: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(path)
 }
 
-fn sync_folder(folder: &Path) -> io::Result<()> {
+pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 

@@ -181,9 +181,8 @@ impl Engine for Postgres {
         state: &state::State,
         nonce: u64,
     ) -> restore::Restore {
-        let context = restore::context(tracker.statements.current_context(), state, logged_in);
-        let rest = restore::Ahead::rest(state, tracker.wire_state().unnamed);
-        restore::Restore::new(rest, context, nonce).in_any_case()
+        let unnamed = tracker.wire_state().unnamed;
+        restore::rest(state, unnamed, tracker.statements.current_context(), logged_in, nonce)
     }
 
     fn joined(ahead: restore::Restored, rest: restore::Restored) -> restore::Restored {
@@ -295,12 +294,7 @@ impl Engine for Postgres {
     }
 
     fn outcome(answer: &str) -> Option<bool> {
-        match answer {
-            "committed" => Some(true),
-            "aborted" => Some(false),
-            // In progress, or so old that it is forgotten.
-            _ => None,
-        }
+        query::outcome(answer)
     }
 
     fn lost_transaction(tracker: &tracker::Tracker) -> lost::LostTransaction {

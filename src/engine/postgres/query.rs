@@ -96,6 +96,16 @@ pub fn outcome_of(transaction: u64) -> String {
     format!("SELECT pg_catalog.txid_status({transaction})")
 }
 
+/// Reads that.
+pub fn outcome(answer: &str) -> Option<bool> {
+    match answer {
+        "committed" => Some(true),
+        "aborted" => Some(false),
+        // In progress, or so old that it is forgotten.
+        _ => None,
+    }
+}
+
 /// A bare `Sync`: the server sends the notifications that are pending before it answers. The queue does not outlive the
 /// server, so this is asked of every listener once nobody can notify any more.
 #[derive(Debug, Default)]

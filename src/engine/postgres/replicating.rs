@@ -31,7 +31,10 @@ const WRITTEN: &str = "SELECT pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_w
 const WRITE_OUT: &str = "SELECT pg_catalog.set_config('synchronous_commit', 'local', false), \
     pg_catalog.pg_logical_emit_message(true, 'scalepoint', '')";
 
-const REPEATED: &str = "SELECT pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_last_wal_replay_lsn(), '0/0')";
+/// Nothing, unless it follows: a primary streams only to a server of its own history that is not ahead of it.
+const REPEATED: &str = "SELECT pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_last_wal_replay_lsn(), '0/0') \
+    FROM pg_catalog.pg_stat_wal_receiver AS r \
+    WHERE r.status OPERATOR(pg_catalog.=) 'streaming' AND pg_catalog.pg_is_in_recovery()";
 const IS_WRITABLE: &str = "SELECT NOT pg_catalog.pg_is_in_recovery()";
 
 const COPY_FILES: [&str; 2] = ["backup_label", "tablespace_map"];

@@ -26,7 +26,7 @@ use crate::engine::{Dialogue, DialogueError};
 mod ahead;
 mod write;
 
-pub use ahead::Ahead;
+pub use ahead::{Ahead, rest};
 pub(super) use write::LAST;
 
 /// The longest answer that is read: a `Describe` of very many columns.

@@ -71,7 +71,11 @@ impl<E: Engine> Session<E> {
     pub(super) fn keep_understudy(&mut self, signal: &Signal) {
         let parked = self.parking.is_parked();
         let leaves = |made: &mut Box<Understudy<E>>| {
-            parked || signal.stage.is_none() && signal.socket.as_ref() != Some(&made.stage.socket)
+            let elsewhere = match &signal.socket {
+                Some(socket) => *socket != made.stage.socket,
+                None => signal.stage.is_none(),
+            };
+            parked || elsewhere
         };
         self.understudy.take_if(leaves);
     }
@@ -94,16 +98,27 @@ impl<E: Engine> Session<E> {
     /// The session as it was made ahead, with what was missing, if it is the same and on that server.
     pub(super) async fn take_understudy(&mut self, socket: &Path) -> Option<Made<E>> {
         let mut understudy = self.understudy.take()?;
+        let session = self.membership.key().id;
         let same = E::ahead(&self.tracker, &self.state).is_some_and(|ahead| ahead == understudy.ahead);
         if !same || *understudy.stage.socket != *socket {
+            tracing::debug!(session, same, "the session is not what was made ahead");
             return None;
         }
-        let (mut backend, ahead) = (&mut understudy.making).now_or_never()?.ok()?.ok()?;
+        let (mut backend, ahead) = match (&mut understudy.making).now_or_never()?.ok()? {
+            Ok(made) => made,
+            Err(error) => {
+                tracing::debug!(session, %error, "the session could not be made ahead");
+                return None;
+            }
+        };
         let rest = E::complete(&self.tracker, &backend.logged_in, &self.state, nonce());
         match backend.converse_within(rest, COMPLETION).await {
-            Ok(rest) => Some((backend, E::joined(ahead, rest))),
+            Ok(rest) => {
+                tracing::debug!(session, "goes on as it was made ahead");
+                Some((backend, E::joined(ahead, rest)))
+            }
             Err(error) => {
-                tracing::debug!(session = self.membership.key().id, %error, "what was made ahead is of no use");
+                tracing::debug!(session, %error, "what was made ahead is of no use");
                 None
             }
         }

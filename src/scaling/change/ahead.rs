@@ -70,7 +70,9 @@ impl Driver {
         }
         self.maintenance.study().await;
         self.survey().await;
-        if let Some((socket, server)) = self.provider.copy().await {
+        // Each takes a connection; only so many have a place there.
+        let fit = self.provider.places(to).is_none_or(|places| self.fleet.with_backend() as u64 <= places);
+        if fit && let Some((socket, server)) = self.provider.copy().await {
             self.fleet.rehearse(Stage { socket: Arc::from(socket), server }, REHEARSAL).await;
         }
         // What clients have written since is written by the stop while they wait: as little as can be. A server that

@@ -1,9 +1,12 @@
 //! A standby by streaming replication over the primary's private socket ("Log-Shipping Standby Servers" in the manual).
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::Signal;
 
@@ -19,6 +22,21 @@ const STANDBY_SIGNAL: &str = "standby.signal";
 /// A standby that finds it when it is signalled takes over.
 const PROMOTE: &str = "promote";
 const SETTINGS: [&str; 4] = ["postgresql.conf", "postgresql.auto.conf", "pg_hba.conf", "pg_ident.conf"];
+
+/// Coarser than any file system's clock.
+const GRAIN: Duration = Duration::from_secs(2);
+
+/// Settings of a recovery that is none.
+const NO_RECOVERY: [&str; 8] = [
+    "restore_command",
+    "archive_cleanup_command",
+    "recovery_end_command",
+    "recovery_target",
+    "recovery_target_lsn",
+    "recovery_target_name",
+    "recovery_target_time",
+    "recovery_target_xid",
+];
 
 /// What a base backup leaves out, or leaves empty ("Base Backup Protocol", `basebackup.c`).
 const OWN_FILES: [&str; 9] = [
@@ -59,7 +77,10 @@ impl Following for Postgres {
         {
             return Some("its configuration includes other files".to_owned());
         }
-        match has_unlogged(&volume.join("base")) {
+        if has_unarchived(&volume.join("pg_wal/archive_status")) {
+            return Some("some of its log is not archived yet, and a standby would not do it".to_owned());
+        }
+        match self.unlogged.are_in(&volume.join("base")) {
             Ok(false) => None,
             Ok(true) => Some("it has unlogged tables, of which a standby has no rows".to_owned()),
             Err(error) => Some(format!("it cannot be looked at: {error}")),
@@ -97,7 +118,9 @@ impl Following for Postgres {
             // It retries at once when the other server has come up again.
             "wal_retrieve_retry_interval=200ms".to_owned(),
         ];
-        settings.into_iter().flat_map(|setting| [OsString::from("-c"), setting.into()]).collect()
+        // What a restore from an archive may have left is not to lead it astray.
+        let none = NO_RECOVERY.iter().map(|name| format!("{name}="));
+        settings.into_iter().chain(none).flat_map(|setting| [OsString::from("-c"), setting.into()]).collect()
     }
 
     fn promote(&self, site: &Site, server: &Pidfd) -> io::Result<()> {
@@ -113,21 +136,49 @@ fn quoted(value: &str) -> String {
     format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))
 }
 
-/// Unlogged relations have a fork of their own for what they are after a crash ("Database File Layout").
-fn has_unlogged(base: &Path) -> io::Result<bool> {
-    for database in fs::read_dir(base)? {
-        let files = match fs::read_dir(database?.path()) {
-            // A database may be dropped at any time.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            files => files?,
-        };
-        for file in files {
+fn has_unarchived(folder: &Path) -> bool {
+    let files = fs::read_dir(folder).into_iter().flatten().flatten();
+    files.into_iter().any(|file| file.file_name().as_encoded_bytes().ends_with(b".ready"))
+}
+
+/// Which databases were seen to have no unlogged relations. Those have a fork of their own, for what they are after a crash
+/// ("Database File Layout"). To list a folder of many files takes a while, and clients wait, so it is done again only when
+/// the folder has changed.
+#[derive(Debug, Default)]
+pub(super) struct Unlogged(Mutex<BTreeMap<PathBuf, SystemTime>>);
+
+impl Unlogged {
+    fn are_in(&self, base: &Path) -> io::Result<bool> {
+        for database in fs::read_dir(base)? {
+            let folder = database?.path();
+            match self.are_in_database(&folder) {
+                Ok(false) => {}
+                // A database may be dropped at any time.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                found => return found,
+            }
+        }
+        Ok(false)
+    }
+
+    fn are_in_database(&self, folder: &Path) -> io::Result<bool> {
+        let mut clean = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = fs::metadata(folder)?.modified()?;
+        if clean.get(folder) == Some(&changed) {
+            return Ok(false);
+        }
+        clean.remove(folder);
+        for file in fs::read_dir(folder)? {
             if file?.file_name().as_encoded_bytes().ends_with(b"_init") {
                 return Ok(true);
             }
         }
+        // Within the clock's grain another change would not show.
+        if changed.elapsed().is_ok_and(|age| age > GRAIN) {
+            clean.insert(folder.to_path_buf(), changed);
+        }
+        Ok(false)
     }
-    Ok(false)
 }
 
 fn part(relative: &Path) -> Part {
@@ -175,9 +226,13 @@ mod tests {
         let volume = tempfile::tempdir().unwrap();
         fs::create_dir_all(volume.path().join("base/5")).unwrap();
         fs::write(volume.path().join("base/5/16384"), "").unwrap();
-        assert!(!has_unlogged(&volume.path().join("base")).unwrap());
-        fs::write(volume.path().join("base/5/16384_init"), "").unwrap();
-        assert!(has_unlogged(&volume.path().join("base")).unwrap());
+        let (unlogged, base) = (Unlogged::default(), volume.path().join("base"));
+        assert!(!unlogged.are_in(&base).unwrap());
+        let old = SystemTime::now() - 2 * GRAIN;
+        fs::File::open(base.join("5")).unwrap().set_modified(old).unwrap();
+        assert!(!unlogged.are_in(&base).unwrap() && unlogged.0.lock().unwrap().len() == 1);
+        fs::write(base.join("5/16384_init"), "").unwrap();
+        assert!(unlogged.are_in(&base).unwrap() && unlogged.0.lock().unwrap().is_empty());
     }
 
     #[test]

@@ -148,6 +148,9 @@ fn followed(largest: &Resources) -> Vec<String> {
         format!("max_connections={}", max_connections(largest)),
         "wal_level=replica".to_owned(),
         KEPT_LOG.to_owned(),
+        // As usual: with small segments a new volume's own configuration says a sixteenth.
+        "max_wal_size=1GB".to_owned(),
+        "min_wal_size=80MB".to_owned(),
     ]
 }
 

@@ -161,15 +161,19 @@ async fn make(Pair { primary, follower, following, replication }: Pair<'_>) -> R
     let (from, to) = (&primary.site.volume, &follower.site.volume);
     let fresh = Fresh(volume::beside(to, ".new"));
     unmark(to).map_err(text)?;
-    for folder in [&fresh.0, to] {
-        remove_tree(folder).map_err(text)?;
-    }
-    volume::check_room_for(to, size_of(from).map_err(text)?).map_err(|error| error.to_string())?;
+    let old = [fresh.0.clone(), volume::beside(&fresh.0, ".trash"), to.clone()];
+    let source = from.clone();
+    let cleared = tokio::task::spawn_blocking(move || {
+        old.iter().try_for_each(|folder| remove_tree(folder))?;
+        size_of(&source)
+    });
+    let size = cleared.await.map_err(io::Error::other).and_then(|size| size).map_err(text)?;
+    volume::check_room_for(to, size).map_err(|error| error.to_string())?;
     let started = Instant::now();
     let under_way = replication.begin_copy(&primary.socket()).await?;
     copy_volume(from, &fresh.0, following.part(), follower.site.user.clone()).await.map_err(text)?;
     write_files(&fresh.0, under_way.finish().await?, follower).map_err(text)?;
-    fs::rename(&fresh.0, to).map_err(text)?;
+    fs::rename(&fresh.0, to).and_then(|()| volume::sync_folder(to.parent().unwrap_or(to))).map_err(text)?;
     mark(to).map_err(text)?;
     tracing::info!(cluster = primary.site.cluster, took = ?started.elapsed(), "made a copy of the volume");
     Ok(())
@@ -186,7 +190,11 @@ struct Fresh(PathBuf);
 
 impl Drop for Fresh {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+        // Clients may wait for whoever drops it, and there may be much in it.
+        let trash = volume::beside(&self.0, ".trash");
+        if fs::rename(&self.0, &trash).is_ok() {
+            tokio::task::spawn_blocking(move || drop(fs::remove_dir_all(trash)));
+        }
     }
 }
 

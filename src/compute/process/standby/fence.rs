@@ -37,6 +37,10 @@ impl Fence {
         let mut fence = Self { main, stopped: Vec::new() };
         fence.stop(main)?;
         await_stopped(&[main], deadline).await?;
+        // If it has ended instead, its children are nobody's that we know of.
+        if state(main)? != Some('T') {
+            return Err(io::Error::other("the old server has ended"));
+        }
         let idle: Vec<u32> = children(main)?.into_iter().filter(|child| !needed.contains(child)).collect();
         for child in &idle {
             fence.stop(*child)?;
@@ -98,7 +102,7 @@ fn send(pid: u32, signal: Signal) -> io::Result<()> {
 /// A signal is only acted upon when the process comes to it.
 async fn await_stopped(pids: &[u32], deadline: Instant) -> io::Result<()> {
     for &pid in pids {
-        while !is_stopped(pid) {
+        while !is_stopped(pid)? {
             if Instant::now() > deadline {
                 return Err(io::Error::new(io::ErrorKind::TimedOut, format!("process {pid} does not stop")));
             }
@@ -108,12 +112,20 @@ async fn await_stopped(pids: &[u32], deadline: Instant) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether it is stopped or gone (proc(5), `/proc/PID/stat`).
-fn is_stopped(pid: u32) -> bool {
-    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
-    // The name before it may contain anything.
-    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-    matches!(state, Some('T' | 't' | 'Z' | 'X'))
+/// Whether it is stopped or gone.
+fn is_stopped(pid: u32) -> io::Result<bool> {
+    Ok(matches!(state(pid)?, None | Some('T' | 'Z' | 'X')))
+}
+
+/// What the process does (proc(5), `/proc/PID/stat`); `None`: there is none.
+fn state(pid: u32) -> io::Result<Option<char>> {
+    match fs::read_to_string(format!("/proc/{pid}/stat")) {
+        // The name before it may contain anything.
+        Ok(stat) => Ok(stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// The children of a process, whichever of its threads made them.
@@ -132,7 +144,7 @@ mod tests {
     use std::process::{Child, Command};
 
     /// A shell with two children that sleep.
-    fn family() -> (Child, Vec<u32>) {
+    async fn family() -> (Child, Vec<u32>) {
         let child = Command::new("/bin/sh").args(["-c", "sleep 60 & sleep 60 & wait"]).spawn().unwrap();
         let mut theirs = Vec::new();
         for _ in 0..500 {
@@ -140,7 +152,7 @@ mod tests {
             if theirs.len() == 2 {
                 break;
             }
-            std::thread::sleep(Duration::from_millis(10));
+            sleep(Duration::from_millis(10)).await;
         }
         assert_eq!(theirs.len(), 2);
         (child, theirs)
@@ -148,20 +160,21 @@ mod tests {
 
     #[tokio::test]
     async fn all_but_the_needed_are_stopped_and_go_on() {
-        let (mut parent, children) = family();
+        let (mut parent, children) = family().await;
         let fence = Fence::raise(parent.id(), &children[..1]).await.unwrap();
-        assert!(is_stopped(parent.id()) && !is_stopped(children[0]) && is_stopped(children[1]));
+        let stopped = |pid| is_stopped(pid).unwrap();
+        assert!(stopped(parent.id()) && !stopped(children[0]) && stopped(children[1]));
         drop(fence);
         for pid in [parent.id(), children[1]] {
-            while is_stopped(pid) {
-                std::thread::sleep(Duration::from_millis(1));
+            while stopped(pid) {
+                sleep(Duration::from_millis(1)).await;
             }
         }
         drop(Fence::raise(parent.id(), &[]).await.unwrap().defeat());
         parent.wait().unwrap();
         for child in children {
-            while !is_stopped(child) {
-                std::thread::sleep(Duration::from_millis(1));
+            while !stopped(child) {
+                sleep(Duration::from_millis(1)).await;
             }
         }
     }

@@ -2,8 +2,8 @@
 //! that starts anew goes on with the old volume, after it with the new one, and the other is a copy at best.
 
 use std::fs;
-use std::io;
-use std::path::PathBuf;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
 
 use crate::compute::process::secret_file;
 
@@ -49,9 +49,16 @@ impl Marker {
         }
     }
 
-    /// Changes it, all or nothing, on disk when it returns. On `Err` it may say either.
-    pub(super) fn write(&self, side: Side) -> io::Result<()> {
-        secret_file::replace(&self.0, side.word().as_bytes(), None)
+    /// Changes it, all or nothing. On `Err` it says what it said. `Ok(false)`: it is changed, but that may not be on disk.
+    pub(super) fn write(&self, side: Side) -> io::Result<bool> {
+        let fresh = self.0.with_extension("new");
+        let mut file = secret_file::create_private(&fresh)?;
+        file.write_all(side.word().as_bytes())?;
+        file.sync_all()?;
+        // Opened before: when the name is changed nothing may fail that is not understood.
+        let folder = fs::File::open(self.0.parent().unwrap_or(Path::new(".")))?;
+        fs::rename(&fresh, &self.0)?;
+        Ok(folder.sync_all().is_ok())
     }
 }
 
@@ -65,7 +72,7 @@ mod tests {
         let marker = Marker(folder.path().join("primary"));
         assert_eq!(marker.read().unwrap(), Side::First);
         for side in [Side::Second, Side::First] {
-            marker.write(side).unwrap();
+            assert!(marker.write(side).unwrap());
             assert_eq!(marker.read().unwrap(), side);
         }
         fs::write(&marker.0, "").unwrap();

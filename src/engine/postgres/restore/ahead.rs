@@ -37,15 +37,24 @@ impl Ahead {
     pub fn make(&self, logged_in: &LoggedIn, nonce: u64) -> Restore {
         Restore::new(self.state.clone(), context(&self.context, &self.state, logged_in), nonce).strictly()
     }
+}
 
-    /// What is made of the session after the promotion.
-    pub fn rest(state: &State, unnamed: Option<(Bytes, ParseContext)>) -> State {
-        State {
-            channels: state.channels.clone(),
-            locks: state.locks.clone(),
-            sequences: state.sequences.clone(),
-            unnamed,
-            ..State::default()
-        }
-    }
+/// Makes what is missing, after the promotion.
+pub fn rest(
+    state: &State,
+    unnamed: Option<(Bytes, ParseContext)>,
+    current: &ParseContext,
+    logged_in: &LoggedIn,
+    nonce: u64,
+) -> Restore {
+    let context = context(current, state, logged_in);
+    let rest = State {
+        channels: state.channels.clone(),
+        locks: state.locks.clone(),
+        sequences: state.sequences.clone(),
+        unnamed,
+        ..State::default()
+    };
+    // What the server has to report (that it takes writes now) is not to come before a client's own answer.
+    Restore::new(rest, context, nonce).in_any_case()
 }
