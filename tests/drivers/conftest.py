@@ -62,6 +62,7 @@ def scope(nodeid):
 LONGEST = [
     "test_mysql_crash-mysql9",
     "test_crash",
+    "test_standby",
     "test_mysql_crash-mariadb",
     "test_mysql_cli-mariadb",
     "test_forced",
