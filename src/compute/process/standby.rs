@@ -18,8 +18,7 @@
 //!
 //! The second volume lies in a folder of its own beside the first, with its own lock, logs and sockets.
 
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -29,12 +28,12 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use self::copies::{Pair, Standby};
-use self::fence::{Defeated, Fence};
+use self::fence::Defeated;
 use self::marker::{Marker, Side};
 use self::turn::Turn;
 use super::ProcessProvider;
 use super::flavour::Following;
-use crate::compute::replication::{Position, Replication};
+use crate::compute::replication::Replication;
 use crate::compute::{
     ComputeError, ComputeProvider, HandOver, HandOverTimes, Instance, Promotion, Resources,
 };
@@ -44,18 +43,13 @@ pub(super) mod copy;
 mod fence;
 mod follower;
 mod marker;
+mod promotion;
 mod turn;
 
 /// How long the copy may take to repeat the last of the log; clients wait.
 const LAST_BYTES: Duration = Duration::from_millis(250);
-/// How long it may take from then on until it takes writes.
-const PROMOTION: Duration = Duration::from_secs(3);
 /// How long clients are let alone after a promotion before the old server is killed and started anew.
 const PEACE: Duration = Duration::from_millis(300);
-/// Between two looks in the meantime.
-const LOOK: Duration = Duration::from_millis(1);
-/// The last of the log is a matter of microseconds, mostly: so many looks without a pause.
-const AT_ONCE: u32 = 4;
 
 /// See the module. Whatever a copy cannot do is done by a restart of the one that serves.
 pub struct StandbyProvider {
@@ -209,58 +203,6 @@ impl StandbyProvider {
         if let Err(error) = copies::mark(&self.follower().site.volume) {
             tracing::warn!(%error, "the old volume will be copied anew");
         }
-    }
-
-    /// Everything up to the point at which the copy takes writes. On `Err`, or dropped, the old server goes on.
-    async fn take_over(&self, pair: Pair<'_>, needed: &[u32]) -> Result<(Fence, HandOverTimes), String> {
-        let Pair { primary, follower, following, .. } = pair;
-        let (old, new) = (primary.socket(), follower.socket());
-        let Some(old_main) = primary.alive() else { return Err("the old server has ended".to_owned()) };
-        let Some(new_main) = follower.alive() else { return Err("the copy has ended".to_owned()) };
-        let started = Instant::now();
-        let theirs = timeout(LAST_BYTES, self.replication.needed_processes(&old)).await;
-        let needed = [&theirs.map_err(|_| "the old server does not answer")??[..], needed].concat();
-        let fence = Fence::raise(old_main.pid, &needed).await.map_err(|error| error.to_string())?;
-        let caught_up = async {
-            let end = self.replication.written(&old).await?;
-            self.await_position(&new, end).await
-        };
-        timeout(LAST_BYTES, caught_up).await.map_err(|_| "the copy lags behind".to_owned())??;
-        let fenced = Instant::now();
-        // From here on it may take over, whoever is still there to see it.
-        copies::unmark(&follower.site.volume).map_err(|error| error.to_string())?;
-        following.promote(&follower.site, &new_main.pidfd).map_err(|error| error.to_string())?;
-        timeout(PROMOTION, self.await_writable(&new))
-            .await
-            .map_err(|_| "the copy does not take over in time".to_owned())??;
-        Ok((fence, HandOverTimes { stop: fenced - started, start: fenced.elapsed() }))
-    }
-
-    async fn await_position(&self, copy: &Path, end: Position) -> Result<(), String> {
-        let mut looks = 0;
-        while self.replication.repeated(copy).await? < end {
-            looks += 1;
-            if looks > AT_ONCE {
-                sleep(LOOK).await;
-            }
-        }
-        Ok(())
-    }
-
-    async fn await_writable(&self, copy: &Path) -> Result<(), String> {
-        while !self.replication.is_writable(copy).await? {
-            sleep(LOOK).await;
-        }
-        Ok(())
-    }
-
-    /// The copy is the database from now on. `Err`: it is not.
-    fn commit(&self, side: Side) -> io::Result<()> {
-        if !self.marker.write(side)? {
-            tracing::error!("it is not certain that the promotion is on disk");
-        }
-        *self.serving.lock().unwrap_or_else(PoisonError::into_inner) = side;
-        Ok(())
     }
 }
 

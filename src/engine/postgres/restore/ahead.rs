@@ -58,3 +58,43 @@ pub fn rest(
     // What the server has to report (that it takes writes now) is not to come before a client's own answer.
     Restore::new(rest, context, nonce).in_any_case()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::postgres::state::{AdvisoryLock, LockKey, Setting};
+
+    fn setting(name: &'static str, value: &'static str) -> Setting {
+        let text = |text: &'static str| Bytes::from_static(text.as_bytes());
+        Setting { name: text(name), value: text(value), own: true }
+    }
+
+    fn lock() -> AdvisoryLock {
+        AdvisoryLock { shared: false, key: LockKey::One(42) }
+    }
+
+    #[test]
+    fn what_comes_later_makes_no_difference() {
+        let context = ParseContext::default();
+        let plain = State { settings: vec![setting("work_mem", "7MB")], ..State::default() };
+        let busy = State {
+            locks: vec![lock()],
+            channels: vec![Bytes::from_static(b"news")],
+            unnamed: Some((Bytes::from_static(b"\0SELECT 1\0\0\0"), ParseContext::default())),
+            ..plain.clone()
+        };
+        assert!(Ahead::of(&plain, &context) == Ahead::of(&busy, &context));
+        let other = State { settings: vec![setting("work_mem", "8MB")], ..plain.clone() };
+        assert!(Ahead::of(&plain, &context) != Ahead::of(&other, &context));
+        let role = State { role: Some(Bytes::from_static(b"another")), ..plain.clone() };
+        assert!(Ahead::of(&plain, &context) != Ahead::of(&role, &context));
+    }
+
+    #[test]
+    fn a_lock_is_not_taken_under_the_sessions_own_time_out() {
+        let context = ParseContext::default();
+        let hasty = State { settings: vec![setting("lock_timeout", "1")], ..State::default() };
+        assert!(Ahead::of(&hasty, &context).is_some());
+        assert!(Ahead::of(&State { locks: vec![lock()], ..hasty }, &context).is_none());
+    }
+}

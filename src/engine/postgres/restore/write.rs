@@ -91,7 +91,12 @@ impl Restore {
                 b"default_transaction_read_only" | b"default_transaction_deferrable" => "off",
                 _ => "0",
             };
-            self.run(out, b"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE NOT DEFERRABLE", &[]);
+            // A standby refuses to say that it writes.
+            let begin: &[u8] = match self.strict {
+                true => b"BEGIN ISOLATION LEVEL READ COMMITTED NOT DEFERRABLE",
+                false => b"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE NOT DEFERRABLE",
+            };
+            self.run(out, begin, &[]);
             for name in &names {
                 self.run(
                     out,

@@ -1,0 +1,80 @@
+//! The steps of a promotion, up to the marker.
+
+use std::io;
+use std::path::Path;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+
+use super::copies::{self, Pair};
+use super::fence::Fence;
+use super::marker::Side;
+use super::{LAST_BYTES, StandbyProvider};
+use crate::compute::HandOverTimes;
+use crate::compute::replication::Position;
+
+/// How long the copy may take until it takes writes, once it was told to.
+const PROMOTION: Duration = Duration::from_secs(3);
+/// Between two looks in the meantime.
+const LOOK: Duration = Duration::from_millis(1);
+/// The last of the log is a matter of microseconds, mostly: so many looks without a pause.
+const AT_ONCE: u32 = 4;
+
+impl StandbyProvider {
+    /// Everything up to the point at which the copy takes writes. On `Err`, or dropped, the old server goes on.
+    pub(super) async fn take_over(
+        &self,
+        pair: Pair<'_>,
+        needed: &[u32],
+    ) -> Result<(Fence, HandOverTimes), String> {
+        let Pair { primary, follower, following, .. } = pair;
+        let (old, new) = (primary.socket(), follower.socket());
+        let Some(old_main) = primary.alive() else { return Err("the old server has ended".to_owned()) };
+        let Some(new_main) = follower.alive() else { return Err("the copy has ended".to_owned()) };
+        let started = Instant::now();
+        let theirs = timeout(LAST_BYTES, self.replication.needed_processes(&old)).await;
+        let needed = [&theirs.map_err(|_| "the old server does not answer")??[..], needed].concat();
+        let fence = Fence::raise(old_main.pid, &needed).await.map_err(|error| error.to_string())?;
+        let caught_up = async {
+            let end = self.replication.written(&old).await?;
+            self.await_position(&new, end).await
+        };
+        timeout(LAST_BYTES, caught_up).await.map_err(|_| "the copy lags behind".to_owned())??;
+        let fenced = Instant::now();
+        // From here on it may take over, whoever is still there to see it.
+        copies::unmark(&follower.site.volume).map_err(|error| error.to_string())?;
+        following.promote(&follower.site, &new_main.pidfd).map_err(|error| error.to_string())?;
+        timeout(PROMOTION, self.await_writable(&new))
+            .await
+            .map_err(|_| "the copy does not take over in time".to_owned())??;
+        Ok((fence, HandOverTimes { stop: fenced - started, start: fenced.elapsed() }))
+    }
+
+    pub(super) async fn await_position(&self, copy: &Path, end: Position) -> Result<(), String> {
+        let mut looks = 0;
+        while self.replication.repeated(copy).await? < end {
+            looks += 1;
+            if looks > AT_ONCE {
+                sleep(LOOK).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn await_writable(&self, copy: &Path) -> Result<(), String> {
+        while !self.replication.is_writable(copy).await? {
+            sleep(LOOK).await;
+        }
+        Ok(())
+    }
+
+    /// The copy is the database from now on. `Err`: it is not.
+    pub(super) fn commit(&self, side: Side) -> io::Result<()> {
+        if !self.marker.write(side)? {
+            tracing::error!("it is not certain that the promotion is on disk");
+        }
+        *self.serving.lock().unwrap_or_else(PoisonError::into_inner) = side;
+        Ok(())
+    }
+}
