@@ -274,6 +274,8 @@ database_name = "{database}"
         for pid in self.left_over:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGQUIT)
+                # A promotion that the router did not live to see the end of has left the old server stopped.
+                os.kill(pid, signal.SIGCONT)
 
     def remove(self):
         if "SCALEPOINT_TEST_KEEP" in os.environ:
