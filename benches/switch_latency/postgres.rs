@@ -46,9 +46,8 @@ impl Subject for Postgres {
         let mut startup = u32::try_from(body.len() + 4).expect("short").to_be_bytes().to_vec();
         startup.extend_from_slice(&body);
         stream.write_all(&startup).expect("a server that reads");
-        await_ready(&mut stream);
-        stream.write_all(b"Q\0\0\0\x0dselect 1\0").expect("a server that reads");
-        await_ready(&mut stream);
+        answer(&mut stream);
+        value(&mut stream, "select 1");
         stream
     }
 
@@ -63,17 +62,31 @@ impl Subject for Postgres {
     }
 }
 
+/// Has a statement answered; its last row's first value, or nothing.
+pub(crate) fn value(stream: &mut UnixStream, sql: &str) -> String {
+    let mut query = vec![b'Q'];
+    query.extend_from_slice(&u32::try_from(sql.len() + 5).expect("short").to_be_bytes());
+    query.extend_from_slice(sql.as_bytes());
+    query.push(0);
+    stream.write_all(&query).expect("a server that reads");
+    answer(stream)
+}
+
 /// Reads up to and including `ReadyForQuery`.
-fn await_ready(stream: &mut UnixStream) {
+fn answer(stream: &mut UnixStream) -> String {
+    let mut found = String::new();
     loop {
         let mut header = [0; 5];
         stream.read_exact(&mut header).expect("an answer");
         let length = u32::from_be_bytes([header[1], header[2], header[3], header[4]]) as usize - 4;
         let mut body = vec![0; length];
         stream.read_exact(&mut body).expect("an answer");
-        assert!(header[0] != b'E', "the bare server: {}", String::from_utf8_lossy(&body));
-        if header[0] == b'Z' {
-            return;
+        match header[0] {
+            // The number of columns, the length of the first, and that.
+            b'D' if length > 6 => found = String::from_utf8_lossy(&body[6..]).into_owned(),
+            b'E' => panic!("the bare server: {}", String::from_utf8_lossy(&body)),
+            b'Z' => return found,
+            _ => {}
         }
     }
 }

@@ -2,7 +2,6 @@
 //! stopped with SIGSTOP, its last position awaited, and the standby told by file and signal. Each turn has a new pair: what
 //! was promoted is the next one's primary.
 
-use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Child;
@@ -12,6 +11,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::postgres::value;
 use crate::restart::{PATIENCE, Restart};
 use crate::stage::postgres::fill;
 use crate::stage::{PASSWORD, Stage, USER, free_port, run};
@@ -161,29 +161,5 @@ fn own(stage: &Stage, path: &Path) {
     std::fs::write(path, "").expect("a file");
     if let Some((user, group)) = stage.server_user() {
         std::os::unix::fs::chown(path, Some(user), Some(group)).expect("the server's file");
-    }
-}
-
-/// Has a statement answered; its first value, or nothing.
-fn value(stream: &mut UnixStream, sql: &str) -> String {
-    let mut query = vec![b'Q'];
-    query.extend_from_slice(&u32::try_from(sql.len() + 5).expect("short").to_be_bytes());
-    query.extend_from_slice(sql.as_bytes());
-    query.push(0);
-    stream.write_all(&query).expect("a server that reads");
-    let mut found = String::new();
-    loop {
-        let mut header = [0; 5];
-        stream.read_exact(&mut header).expect("an answer");
-        let length = u32::from_be_bytes([header[1], header[2], header[3], header[4]]) as usize - 4;
-        let mut body = vec![0; length];
-        stream.read_exact(&mut body).expect("an answer");
-        match header[0] {
-            // The number of columns, the length of the first, and that.
-            b'D' if length > 6 => found = String::from_utf8_lossy(&body[6..]).into_owned(),
-            b'E' => panic!("{sql}: {}", String::from_utf8_lossy(&body)),
-            b'Z' => return found,
-            _ => {}
-        }
     }
 }
