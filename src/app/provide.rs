@@ -53,8 +53,8 @@ fn derived_password(cluster: &str, secret: &[u8; 32]) -> String {
     hex::encode(mac.finalize().into_bytes())
 }
 
-/// The database's processes, and what they are said inside the database in the router's name. The master user's password is
-/// made, and printed once, if there is none.
+/// Where the database runs: on one volume, or on two of which one follows the other. The master user's password is made, and
+/// printed once, if there is none.
 pub(super) fn provider<E: engine::Engine>(
     section: &ClusterConfig,
     acu: &AcuConfig,

@@ -180,7 +180,8 @@ pub trait ComputeProvider: Send + Sync {
         Promotion::Unfit
     }
 
-    /// Nothing is under way: gets ready for a later change what takes long, beside the clients' work.
+    /// Nothing has been under way for a moment: gets ready for a later change what takes long, beside the clients' work. A
+    /// change that begins meanwhile finds it done, or waits for it.
     async fn keep_warm(&self) {}
 
     /// Stops the instance cleanly (every process of it is gone after `Ok`), with force when `grace` has passed.

@@ -167,22 +167,20 @@ impl LetGo {
     /// Waits until nobody needs a backend of the old database any more, `deadline` at most. Whoever merely has not closed
     /// its connection yet, or is late, finds it closed by the database.
     pub async fn gone(&self, deadline: Duration) {
-        let deadline = Instant::now() + deadline;
-        loop {
-            let progress = self.fleet.progress();
-            if self.fleet.attached() == 0 || timeout_at(deadline, progress).await.is_err() {
-                return;
-            }
-        }
+        self.until(deadline, |fleet| fleet.attached() == 0).await;
     }
 
     /// Waits until nobody has a backend of the old database, `deadline` at most. Where the next one serves at once, that
     /// must be known: a session that has not let go yet has not said either that others can see what it has.
     pub async fn all_gone(&self, deadline: Duration) {
+        self.until(deadline, |fleet| fleet.with_backend() == 0).await;
+    }
+
+    async fn until(&self, deadline: Duration, is_so: impl Fn(&Fleet) -> bool) {
         let deadline = Instant::now() + deadline;
         loop {
             let progress = self.fleet.progress();
-            if self.fleet.with_backend() == 0 || timeout_at(deadline, progress).await.is_err() {
+            if is_so(&self.fleet) || timeout_at(deadline, progress).await.is_err() {
                 return;
             }
         }

@@ -184,7 +184,9 @@ impl Driver {
                 Promoted::No => break (hold, shut, outcome, handing, None),
                 Promoted::NotNow => drop(hold),
             }
-            tokio::time::sleep(pause).await;
+            let mut stopping = self.stopping.clone();
+            // The search notices if the router stops.
+            let _stops = timeout(pause, stopping.wait_for(|stop| *stop)).await;
             pause = LAGGING.1.min(pause * 2);
         };
         let let_go = hold.let_go();

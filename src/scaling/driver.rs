@@ -36,6 +36,8 @@ const VISIBLE: Duration = Duration::from_secs(20);
 const RECALL: Duration = Duration::from_secs(5);
 /// How often sessions whose account keeps them are asked again when no change is sought.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How long clients are let alone after a change before the processors do something for the next one.
+const PEACE: Duration = Duration::from_millis(300);
 /// How often the shutdown looks whether the last session has ended.
 const LOOK: Duration = Duration::from_millis(100);
 /// See [`served_well`]; measured (benches/README.md).
@@ -105,6 +107,8 @@ enum Woken {
     Died(String),
     /// A session's account has kept it from being moved, and may have been put right.
     Look,
+    /// Nothing has been asked for a moment.
+    Idle,
     Stop,
 }
 
@@ -143,9 +147,12 @@ impl Driver {
     /// Runs the cluster until the process is to end; then lets sessions end for `grace` and stops the database.
     pub async fn run(mut self, mut asks: mpsc::Receiver<Asked>, grace: Duration) {
         let mut stop = self.stopping.clone();
+        let mut warm = false;
         loop {
-            self.keep_warm();
-            match self.wait(&mut asks, &mut stop).await {
+            let woken = self.wait(&mut asks, &mut stop, warm).await;
+            warm = matches!(woken, Woken::Idle) || warm && matches!(woken, Woken::Look);
+            match woken {
+                Woken::Idle => self.keep_warm(),
                 Woken::Asked(asked) => self.asked(asked).await,
                 Woken::Died(how) => {
                     self.board.tell("backend_died", format!("The database process ended ({how})."));
@@ -157,14 +164,19 @@ impl Driver {
         }
     }
 
-    /// Has the provider get ready for a later change, in the background: a change that is asked for meanwhile goes first, or
-    /// waits for what it would need anyway.
+    /// Has the provider get ready for a later change, in the background.
     fn keep_warm(&self) {
         let provider = Arc::clone(&self.provider);
         tokio::spawn(async move { provider.keep_warm().await });
     }
 
-    async fn wait(&mut self, asks: &mut mpsc::Receiver<Asked>, stop: &mut watch::Receiver<bool>) -> Woken {
+    /// `warm`: the provider is as ready for a change as it gets.
+    async fn wait(
+        &mut self,
+        asks: &mut mpsc::Receiver<Asked>,
+        stop: &mut watch::Receiver<bool>,
+        warm: bool,
+    ) -> Woken {
         if *stop.borrow() {
             return Woken::Stop;
         }
@@ -183,6 +195,7 @@ impl Driver {
             how = died => Woken::Died(how),
             Some(asked) = asks.recv() => Woken::Asked(asked),
             () = tokio::time::sleep(AGAIN), if self.fleet.has(Obstacle::Account) => Woken::Look,
+            () = tokio::time::sleep(PEACE), if !warm => Woken::Idle,
         }
     }
 

@@ -24,7 +24,7 @@ pub use turns::TurnMetrics;
 pub const ENCODING: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Every metric: name, labels, meaning. Durations are seconds.
-pub const NAMES: [(&str, &str, &str); 22] = [
+pub const NAMES: [(&str, &str, &str); 23] = [
     ("scalepoint_sessions", "cluster, state", "Client sessions by state"),
     ("scalepoint_obstacles", "cluster, obstacle", "Sessions that block a scaling point, by obstacle"),
     ("scalepoint_holds_total", "cluster, outcome", "Holds begun, by how they ended"),
@@ -56,6 +56,11 @@ pub const NAMES: [(&str, &str, &str); 22] = [
     ("scalepoint_rebuild_seconds", "cluster", "How long clients of parked sessions waited for that"),
     ("scalepoint_place_waits_total", "cluster", "Sessions that found no place on the server at once"),
     ("scalepoint_place_refusals_total", "cluster", "Sessions that found none in time"),
+    (
+        "scalepoint_sessions_made_ahead_total",
+        "cluster",
+        "Sessions that went on as they had been made ahead on a standby",
+    ),
     (
         "scalepoint_statements_at_once",
         "cluster",

@@ -25,11 +25,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::{Semaphore, watch};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 use self::copies::{Pair, Standby};
 use self::fence::Defeated;
 use self::marker::{Marker, Side};
+use self::promotion::NotPromoted;
 use self::turn::Turn;
 use super::ProcessProvider;
 use super::flavour::Following;
@@ -48,8 +49,6 @@ mod turn;
 
 /// How long the copy may take to repeat the last of the log; clients wait.
 const LAST_BYTES: Duration = Duration::from_millis(250);
-/// How long clients are let alone after a promotion before the old server is killed and started anew.
-const PEACE: Duration = Duration::from_millis(300);
 
 /// See the module. Whatever a copy cannot do is done by a restart of the one that serves.
 pub struct StandbyProvider {
@@ -261,7 +260,9 @@ impl ComputeProvider for StandbyProvider {
     ) -> Result<(HandOver, HandOverTimes), ComputeError> {
         // A server that stops waits for who follows it.
         self.replication.let_go().await;
-        if let Err(error) = self.end_copy().await {
+        if self.wanted
+            && let Err(error) = self.end_copy().await
+        {
             return Ok((HandOver::Kept(old.clone(), error), HandOverTimes::default()));
         }
         self.primary().hand_over(old, to).await
@@ -292,7 +293,7 @@ impl ComputeProvider for StandbyProvider {
         follower.limit(to);
         let committed = taken.and_then(|(fence, times)| match self.commit(side.other()) {
             Ok(()) => Ok((fence, times)),
-            Err(error) => Err(format!("the promotion cannot be written down: {error}")),
+            Err(error) => Err(NotPromoted::NotNow(format!("the promotion cannot be written down: {error}"))),
         });
         match committed {
             Ok((fence, times)) => {
@@ -301,7 +302,11 @@ impl ComputeProvider for StandbyProvider {
                 tracing::info!(fence = ?times.stop, promotion = ?times.start, capacity = to.capacity, "promoted");
                 Promotion::Moved(instance, times)
             }
-            Err(reason) => {
+            Err(NotPromoted::Unfit(reason)) => {
+                tracing::warn!(reason, "the copy is not promoted");
+                Promotion::Unfit
+            }
+            Err(NotPromoted::NotNow(reason)) => {
                 // It may be about to take over. Nobody waits for its end.
                 if !copies::is_marked(&follower.site.volume)
                     && let Some(process) = follower.alive()
@@ -314,10 +319,6 @@ impl ComputeProvider for StandbyProvider {
     }
 
     async fn keep_warm(&self) {
-        if self.defeated().is_some() {
-            // Its end costs processor time, and clients have waited long enough.
-            sleep(PEACE).await;
-        }
         // Whoever works on it makes it ready, or has other plans for it.
         let is_free = self.turn.available_permits() > 0;
         let Some(resources) = self.primary().serving().filter(|_| self.wanted && is_free) else { return };

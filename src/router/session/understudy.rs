@@ -114,7 +114,7 @@ impl<E: Engine> Session<E> {
         let rest = E::complete(&self.tracker, &backend.logged_in, &self.state, nonce());
         match backend.converse_within(rest, COMPLETION).await {
             Ok(rest) => {
-                tracing::debug!(session, "goes on as it was made ahead");
+                self.cluster.metrics.parking.made_ahead.inc();
                 Some((backend, E::joined(ahead, rest)))
             }
             Err(error) => {

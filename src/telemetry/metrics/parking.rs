@@ -1,4 +1,4 @@
-//! Parked sessions, and places on the server.
+//! A server connection is a cache of a session: parked sessions, places on the server, sessions made ahead.
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -14,6 +14,7 @@ pub(super) struct Families {
     rebuild: Latencies,
     waits: Family<OfCluster, Counter>,
     refusals: Family<OfCluster, Counter>,
+    made_ahead: Family<OfCluster, Counter>,
 }
 
 /// The handles of one cluster.
@@ -29,6 +30,8 @@ pub struct ParkingMetrics {
     pub waits: Counter,
     /// Sessions that found none in time.
     pub refusals: Counter,
+    /// Sessions that went on as they had been made ahead on a standby.
+    pub made_ahead: Counter,
 }
 
 impl Families {
@@ -39,6 +42,7 @@ impl Families {
             rebuild: Family::new_with_constructor(FELT),
             waits: Family::default(),
             refusals: Family::default(),
+            made_ahead: Family::default(),
         }
     }
 
@@ -49,6 +53,7 @@ impl Families {
             rebuild_seconds: self.rebuild.get_or_create_owned(of),
             waits: self.waits.get_or_create_owned(of),
             refusals: self.refusals.get_or_create_owned(of),
+            made_ahead: self.made_ahead.get_or_create_owned(of),
         }
     }
 
@@ -60,6 +65,7 @@ impl Families {
         counter("rebuilds", &self.rebuilds);
         counter("place_waits", &self.waits);
         counter("place_refusals", &self.refusals);
+        counter("sessions_made_ahead", &self.made_ahead);
         registry.register_with_unit("rebuild", meaning("rebuild"), Unit::Seconds, self.rebuild.clone());
     }
 }

@@ -21,33 +21,47 @@ const LOOK: Duration = Duration::from_millis(1);
 /// The last of the log is a matter of microseconds, mostly: so many looks without a pause.
 const AT_ONCE: u32 = 4;
 
+/// Why the copy does not serve.
+pub(super) enum NotPromoted {
+    /// It is not as far as it has to be; a later try may succeed.
+    NotNow(String),
+    /// The old server cannot be stopped or asked like this: a restart needs neither.
+    Unfit(String),
+}
+
 impl StandbyProvider {
     /// Everything up to the point at which the copy takes writes. On `Err`, or dropped, the old server goes on.
     pub(super) async fn take_over(
         &self,
         pair: Pair<'_>,
         needed: &[u32],
-    ) -> Result<(Fence, HandOverTimes), String> {
+    ) -> Result<(Fence, HandOverTimes), NotPromoted> {
+        use NotPromoted::{NotNow, Unfit};
         let Pair { primary, follower, following, .. } = pair;
         let (old, new) = (primary.socket(), follower.socket());
-        let Some(old_main) = primary.alive() else { return Err("the old server has ended".to_owned()) };
-        let Some(new_main) = follower.alive() else { return Err("the copy has ended".to_owned()) };
+        let Some(old_main) = primary.alive() else {
+            return Err(NotNow("the old server has ended".to_owned()));
+        };
+        let Some(new_main) = follower.alive() else { return Err(Unfit("the copy has ended".to_owned())) };
         let started = Instant::now();
+        let silent = |_| Err("the old server does not answer".to_owned());
         let theirs = timeout(LAST_BYTES, self.replication.needed_processes(&old)).await;
-        let needed = [&theirs.map_err(|_| "the old server does not answer")??[..], needed].concat();
-        let fence = Fence::raise(old_main.pid, &needed).await.map_err(|error| error.to_string())?;
+        let needed = [&theirs.unwrap_or_else(silent).map_err(Unfit)?[..], needed].concat();
+        let fence = Fence::raise(old_main.pid, &needed).await.map_err(|error| Unfit(error.to_string()))?;
         let caught_up = async {
+            // It may wait for one that was stopped in the middle of a record: at another moment it will not.
             let end = self.replication.written(&old).await?;
             self.await_position(&new, end).await
         };
-        timeout(LAST_BYTES, caught_up).await.map_err(|_| "the copy lags behind".to_owned())??;
+        let reached = timeout(LAST_BYTES, caught_up).await;
+        reached.unwrap_or_else(|_| Err("the copy lags behind".to_owned())).map_err(NotNow)?;
         let fenced = Instant::now();
         // From here on it may take over, whoever is still there to see it.
-        copies::unmark(&follower.site.volume).map_err(|error| error.to_string())?;
-        following.promote(&follower.site, &new_main.pidfd).map_err(|error| error.to_string())?;
-        timeout(PROMOTION, self.await_writable(&new))
-            .await
-            .map_err(|_| "the copy does not take over in time".to_owned())??;
+        copies::unmark(&follower.site.volume).map_err(|error| NotNow(error.to_string()))?;
+        let told = following.promote(&follower.site, &new_main.pidfd);
+        told.map_err(|error| NotNow(error.to_string()))?;
+        let writable = timeout(PROMOTION, self.await_writable(&new)).await;
+        writable.unwrap_or_else(|_| Err("the copy does not take over in time".to_owned())).map_err(NotNow)?;
         Ok((fence, HandOverTimes { stop: fenced - started, start: fenced.elapsed() }))
     }
 
