@@ -5,7 +5,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::{FELT, Latencies, OfCluster, meaning};
+use super::names::meaning;
+use super::{FELT, Latencies, OfCluster};
 
 #[derive(Debug, Clone)]
 pub(super) struct Families {

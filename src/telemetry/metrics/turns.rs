@@ -5,7 +5,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::{OfCluster, meaning};
+use super::OfCluster;
+use super::names::meaning;
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct Families {
