@@ -169,6 +169,9 @@ pub trait Tracker: Send {
     /// A statement is running, so a cancel request makes sense.
     fn is_running(&self) -> bool;
 
+    /// How many requests, or groups of requests with one answer, wait for theirs.
+    fn unanswered(&self) -> usize;
+
     /// Nothing is running, and neither side is in the middle of a message.
     fn is_answered(&self) -> bool;
 

@@ -3,10 +3,12 @@
 No lost COMMIT is ever believed: whatever a client takes for committed is there afterwards, and nothing else.
 """
 
+import concurrent.futures
 import contextlib
 import os
 import signal
 import threading
+import time
 
 import asyncpg
 import psycopg
@@ -1189,6 +1191,32 @@ def test_rolled_back_change_is_not_noticed(serve):
     assert (after["backend_pid"], after["capacity"]) == (before["backend_pid"], before["capacity"])
     assert world.observer.execute(left).fetchall() == pids
     assert world.observer.execute("SELECT what FROM believed").fetchall() == [("open",)]
+    world.close()
+
+
+def test_forced_by_a_router_that_stood_still(serve):
+    """The machine stops for longer than an answer is waited for. What was not given a chance has not used it up."""
+    server = serve("15", cluster='forced_change = "abort_transaction"')
+    world = World(server)
+    cast = GENTLE.only("pipeline", "copy_in_full_flow", "running in a transaction")
+    cases = [case(world) for case in cast.cases.values()]
+    fates = [next(case) for case in cases]
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        change = pool.submit(server.scale, 4, seconds=10, action="force")
+        # About when the first answers have come, and the second cancel request is not sent yet.
+        time.sleep(10.6)
+        os.kill(server.process.pid, signal.SIGSTOP)
+        time.sleep(3)
+        os.kill(server.process.pid, signal.SIGCONT)
+        report = change.result()
+    sessions = report["sessions"]
+    assert report["outcome"] == "forced"
+    # Besides the cases' own: who watches.
+    assert (sessions["carried"], sessions["aborted"]) == (fates.count("carried") + 1, fates.count("aborted"))
+    for case in cases:
+        assert list(case) == []
+    found = world.observer.execute("SELECT what FROM believed").fetchall()
+    assert sorted(what for (what,) in found) == sorted(world.kept)
     world.close()
 
 

@@ -324,6 +324,10 @@ impl crate::engine::Tracker for Tracker {
         !self.pending.is_empty()
     }
 
+    fn unanswered(&self) -> usize {
+        self.pending.len()
+    }
+
     fn is_answered(&self) -> bool {
         self.at_rest() && !self.is_mid_packet()
     }

@@ -16,11 +16,15 @@ use crate::router::ForcedChange;
 use crate::router::gate::Signal;
 use crate::router::relay::{self, Event, Manner, Pump, Report};
 
-/// How long answers are waited for after the cancel request.
-const ANSWER: Duration = Duration::from_secs(2);
+/// How long bytes may take to a backend that is to end what runs.
+const SENT: Duration = Duration::from_secs(2);
 /// When it is cancelled again, or the next statement of a pipeline, if it runs that long. Not sooner: a request that a busy
 /// server has not got to yet would be followed by one that hits the next statement.
 const AGAIN: Duration = Duration::from_millis(250);
+/// How many cancel requests may have no effect. Counted, for the time passes on a machine that stands still, too.
+const CANCELS: u32 = 8;
+/// Until when all is answered, which is well before all sessions have to be at rest.
+const ANSWERS: Duration = Duration::from_secs(6);
 
 /// What became of a cancel request.
 enum Interrupted {
@@ -80,18 +84,21 @@ impl<E: Engine> Session<E> {
     /// Cancels what runs until all of it is answered and the client has the answers, as long as that is worth waiting
     /// for. Nothing new begins meanwhile. `true`: what is still running was cancelled, and only its answer is missing.
     async fn have_answered(&mut self) -> Result<bool, End> {
-        let deadline = Instant::now() + ANSWER;
+        let end = Instant::now() + ANSWERS;
+        let mut left = CANCELS;
         let mut cancelled = false;
         while self.backend.is_some() {
+            let unanswered = self.tracker.unanswered();
             if self.tracker.is_running() {
                 match self.interrupt().await {
                     Interrupted::Lost => return self.backend_lost().await.map(|()| false),
                     Interrupted::Asked { heard } => cancelled |= heard,
                 }
             }
-            match self.pump_until(deadline.min(Instant::now() + AGAIN)).await {
-                None if Instant::now() < deadline => {}
-                None | Some(Event::Reported) => return Ok(cancelled),
+            match self.pump_until(end.min(Instant::now() + AGAIN)).await {
+                None if self.tracker.unanswered() < unanswered => left = CANCELS,
+                None => left -= 1,
+                Some(Event::Reported) => return Ok(cancelled),
                 Some(Event::ClientGone | Event::Goodbye) => return Err(End::Client),
                 Some(Event::Violation(text)) => return Err(End::Told(Farewell::Violation(text))),
                 Some(Event::BackendGone | Event::Farewell) => {
@@ -99,6 +106,9 @@ impl<E: Engine> Session<E> {
                 }
                 // What is not begun waits.
                 Some(Event::Intercept) => return Ok(cancelled),
+            }
+            if left == 0 || Instant::now() >= end {
+                break;
             }
         }
         Ok(cancelled)
@@ -126,7 +136,7 @@ impl<E: Engine> Session<E> {
         let Some(backend) = &mut self.backend else { return false };
         let cleared = std::mem::take(&mut self.client.from.cleared);
         let pending = self.client.from.bytes.split_to(cleared);
-        let sent = timeout(ANSWER, async {
+        let sent = timeout(SENT, async {
             backend.stream.write_all(&pending).await?;
             backend.stream.write_all(then).await
         });

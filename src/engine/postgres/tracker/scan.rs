@@ -127,6 +127,10 @@ impl crate::engine::Tracker for Tracker {
         self.unsynced && !self.skipping && !self.only_prepares() || !self.waiting.is_empty()
     }
 
+    fn unanswered(&self) -> usize {
+        self.waiting.len()
+    }
+
     fn is_answered(&self) -> bool {
         !self.is_running() && self.client_skip == 0 && self.server_skip == 0
     }
