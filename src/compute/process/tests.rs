@@ -428,7 +428,7 @@ async fn a_capacity_that_does_not_start(ground: Ground) {
 
 async fn a_start_that_takes_too_long_or_is_dropped_leaves_nothing_behind(ground: Ground) {
     ground.provider().recover().await.unwrap();
-    let hasty = ground.with(ProcessConfig { start_deadline: Duration::from_millis(2), ..ground.config() });
+    let hasty = ground.with(ProcessConfig { start_deadline: Duration::ZERO, ..ground.config() });
     let error = hasty.launch(&resources(2)).await.unwrap_err();
     assert!(error.to_string().contains("not ready"), "{error}");
     assert_eq!(ground.running(), 0);
