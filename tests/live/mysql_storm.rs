@@ -4,6 +4,7 @@
 //! What is asked of it: no client sees an error, and whatever a session had is there after every statement.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use mysql_async::prelude::Queryable as _;
@@ -27,30 +28,39 @@ const BENCHES: [(&str, &str, &[&str]); 4] = [
     ("oltp_point_select", "--rate=200", &["--threads=64"]),
 ];
 
-/// Of all of them.
-const THREADS: usize = 160;
-
 /// Runs all of them at once in a storm.
 fn sysbench(product: Product) {
     // Of 80 transactions of twenty statements on two busy cores some last for seconds, and the usual budget is half of one.
     let server = Arc::new(Server::of(&product.cluster("orders", "stall_budget_ms = 10000")));
-    server.sysbench("oltp_read_write", &["--threads=2", "prepare"], 2 * PATIENCE);
+    server.sysbench("oltp_read_write", &["--threads=2", "prepare"], 2 * PATIENCE, || ());
+    let started = AtomicUsize::new(0);
+    // A bench gives up if its threads do not work within half a minute, whoever is to blame.
+    let storm = benches(&server, &started, || {
+        eventually("all threads work", || started.load(Ordering::Relaxed) == BENCHES.len());
+        Storm::over(&server)
+    });
+    // On a busy machine a round may pass with hardly a change.
+    for _ in 0..3 {
+        if storm.changes() < 2 {
+            benches(&server, &started, || ());
+        }
+    }
+    storm.end(&format!("{product:?} sysbench"));
+}
+
+/// One round of all of them, beside `meanwhile`; counts those that have started.
+fn benches<T>(server: &Server, started: &AtomicUsize, meanwhile: impl FnOnce() -> T) -> T {
     let time = format!("--time={}", half().as_secs());
-    let storm = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         for (test, rate, words) in BENCHES {
             let rate = (!at_full_speed()).then_some(rate);
             let more = [&*time, "--report-interval=0", "run"];
             let all: Vec<&str> = words.iter().copied().chain(rate).chain(more).collect();
-            let server = &server;
-            scope.spawn(move || undisturbed(&server.sysbench(test, &all, half() + PATIENCE)));
+            let count = || _ = started.fetch_add(1, Ordering::Relaxed);
+            scope.spawn(move || undisturbed(&server.sysbench(test, &all, half() + PATIENCE, count)));
         }
-        // It gives up if its threads are not all there within half a minute, whoever is to blame.
-        let connected =
-            || server.json(&["sessions", "orders", "--json"])["sessions"].as_array().unwrap().len();
-        eventually("all threads are connected", || connected() >= THREADS);
-        Storm::over(&server)
-    });
-    storm.end(&format!("{product:?} sysbench"));
+        meanwhile()
+    })
 }
 
 /// sysbench lost no connection, and worked. Deadlocks are the server's own, and it runs such a transaction again.

@@ -1,12 +1,13 @@
 //! MySQL and MariaDB in the tests: their clusters, their clients.
 
+use std::io::{BufRead as _, BufReader};
 use std::process::Command;
 use std::time::Duration;
 
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, Opts, OptsBuilder, SslOpts};
 
-use super::{COMMON, PATIENCE, Server, stderr, stdout, within};
+use super::{COMMON, PATIENCE, Server, within};
 
 /// A server that the tests run against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,10 +67,12 @@ impl Server {
         conn.disconnect().await.unwrap();
     }
 
-    /// sysbench, with a test of its own and these words, until it has succeeded; what it printed.
-    pub(crate) fn sysbench(&self, test: &str, words: &[&str], limit: Duration) -> String {
+    /// sysbench, with a test of its own and these words, until it has succeeded; what it printed. Calls `started` when its
+    /// threads work.
+    pub(crate) fn sysbench(&self, test: &str, words: &[&str], limit: Duration, started: impl Fn()) -> String {
         let program = std::env::var("SCALEPOINT_SYSBENCH").unwrap_or_else(|_| "sysbench".to_owned());
         let mut command: Command = within(limit + PATIENCE, program);
+        let (reader, writer) = std::io::pipe().unwrap();
         command
             .arg(test)
             .args(["--db-driver=mysql", "--mysql-user=admin", "--mysql-db=app", "--tables=4"])
@@ -77,10 +80,22 @@ impl Server {
             .arg(format!("--mysql-host={}", self.address().ip()))
             .arg(format!("--mysql-port={}", self.address().port()))
             .arg(format!("--mysql-password={}", self.password("orders")))
-            .args(words);
-        let output = command.output().unwrap();
-        let all = format!("{}\n{}\n{}", stdout(&output), stderr(&output), self.log());
-        assert!(output.status.success() && !all.contains("FATAL"), "{test} {words:?}: {all}");
-        stdout(&output)
+            .args(words)
+            .stdout(writer.try_clone().unwrap())
+            .stderr(writer);
+        let mut running = command.spawn().unwrap();
+        // It holds our ends of the pipe.
+        drop(command);
+        let mut printed = String::new();
+        for line in BufReader::new(reader).lines() {
+            let line = line.unwrap();
+            if line == "Threads started!" {
+                started();
+            }
+            printed.extend([&*line, "\n"]);
+        }
+        let succeeded = running.wait().unwrap().success() && !printed.contains("FATAL");
+        assert!(succeeded, "{test} {words:?}: {printed}\n{}", self.log());
+        printed
     }
 }
