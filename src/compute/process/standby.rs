@@ -31,6 +31,7 @@ use self::copies::{Pair, Standby};
 use self::fence::Defeated;
 use self::marker::{Marker, Side};
 use self::promotion::NotPromoted;
+use self::setbacks::Setbacks;
 use self::turn::Turn;
 use super::ProcessProvider;
 use super::flavour::Following;
@@ -45,6 +46,7 @@ mod fence;
 mod follower;
 mod marker;
 mod promotion;
+mod setbacks;
 mod turn;
 
 /// How long the copy may take to repeat the last of the log; clients wait.
@@ -61,6 +63,7 @@ pub struct StandbyProvider {
     /// There is to be a copy; otherwise one that is left from earlier is only kept from running.
     wanted: bool,
     copy: Mutex<Standby>,
+    setbacks: Mutex<Setbacks>,
     /// Who works on the copy.
     turn: Semaphore,
     /// Counts how often whoever has `copy` was to give it up.
@@ -97,6 +100,7 @@ impl StandbyProvider {
             replication,
             wanted,
             copy: Mutex::default(),
+            setbacks: Mutex::default(),
             turn: Semaphore::new(1),
             needed: watch::Sender::new(0),
             defeated: Mutex::new(None),
@@ -156,7 +160,7 @@ impl StandbyProvider {
 
     fn pair<'a>(&'a self, serving: Side, following: &'a dyn Following) -> Pair<'a> {
         let (primary, follower) = (self.of(serving), self.of(serving.other()));
-        Pair { primary, follower, following, replication: &*self.replication }
+        Pair { primary, follower, following, replication: &*self.replication, setbacks: &self.setbacks }
     }
 
     /// Has the copy run with these resources, as far as the database that serves.

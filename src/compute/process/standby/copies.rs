@@ -7,6 +7,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -14,6 +15,7 @@ use tokio::time::{Instant, sleep};
 use super::super::flavour::Following;
 use super::super::{ProcessProvider, secret_file, volume};
 use super::copy::copy_volume;
+use super::setbacks::Setbacks;
 use crate::compute::replication::{CopyFile, Position, Replication};
 use crate::compute::{ComputeError, Instance, Resources};
 
@@ -32,6 +34,14 @@ pub(super) struct Pair<'a> {
     pub following: &'a dyn Following,
     /// What is said in the two servers.
     pub replication: &'a dyn Replication,
+    /// What became of earlier copies.
+    pub setbacks: &'a Mutex<Setbacks>,
+}
+
+impl<'a> Pair<'a> {
+    fn setbacks(&self) -> MutexGuard<'a, Setbacks> {
+        self.setbacks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The server that follows, if one does.
@@ -78,11 +88,26 @@ impl Standby {
 
     /// Has it follow, on a new copy of the volume.
     async fn begin_anew(&mut self, pair: Pair<'_>, to: &Resources) -> Result<(), String> {
+        if let Some(reason) = pair.setbacks().pause(Instant::now()) {
+            return Err(format!("{reason}; the next copy is made after a pause"));
+        }
         self.stop(pair.follower).await.map_err(|error| error.to_string())?;
-        make(pair).await?;
-        self.follow(pair, to).await?;
-        let goal = pair.replication.written(&pair.primary.socket()).await?;
-        catch_up(goal, pair).await
+        let made = async {
+            make(pair).await?;
+            self.follow(pair, to).await?;
+            let goal = pair.replication.written(&pair.primary.socket()).await?;
+            catch_up(goal, pair).await
+        };
+        match made.await {
+            Ok(()) => pair.setbacks().overcome(),
+            // Without the one that serves nothing is known of the copy.
+            Err(_) if pair.primary.alive().is_none() => return Err("the database has ended".to_owned()),
+            Err(reason) => {
+                pair.setbacks().failed(Instant::now(), &reason);
+                return Err(reason);
+            }
+        }
+        Ok(())
     }
 
     async fn follow(&mut self, pair: Pair<'_>, to: &Resources) -> Result<(), String> {
@@ -156,7 +181,7 @@ async fn catch_up(goal: Position, pair: Pair<'_>) -> Result<(), String> {
 }
 
 /// Copies the volume that serves; all or nothing.
-async fn make(Pair { primary, follower, following, replication }: Pair<'_>) -> Result<(), String> {
+async fn make(Pair { primary, follower, following, replication, .. }: Pair<'_>) -> Result<(), String> {
     let text = |error: io::Error| format!("the volume cannot be copied: {error}");
     let (from, to) = (&primary.site.volume, &follower.site.volume);
     let fresh = Fresh(volume::beside(to, ".new"));
