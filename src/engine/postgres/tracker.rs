@@ -29,9 +29,11 @@ mod copy;
 mod doubt;
 mod portals;
 mod scan;
+mod view;
 
 use doubt::Asked;
 use portals::Portals;
+use view::View;
 
 /// Messages up to this length are read whole; of longer ones only this much is looked at.
 pub const INSPECTED: usize = 64 * 1024;
@@ -83,7 +85,7 @@ pub struct Tracker {
     server_skip: usize,
     drift: Drift,
     /// What the client believes of the reported parameters.
-    pub(super) view: Vec<(String, Bytes)>,
+    view: View,
     pub(super) statements: Statements,
     portals: Portals,
     pub(super) setting_names: Vec<String>,
@@ -99,7 +101,8 @@ pub struct Tracker {
 impl Tracker {
     /// A session that has just logged in; `setting_names` come from its start-up packet.
     pub fn new(view: Vec<(String, Bytes)>, setting_names: Vec<String>) -> Tracker {
-        let statements = Statements::new(&view);
+        let view = View::of(view);
+        let statements = Statements::new(view.all());
         Tracker {
             status: b'I',
             open: Segment::default(),
@@ -131,16 +134,13 @@ impl Tracker {
 
     /// What the client believes of a reported parameter.
     pub fn parameter(&self, name: &str) -> &[u8] {
-        self.view.iter().find(|(n, _)| n == name).map_or(&[], |(_, value)| value)
+        self.view.value(name)
     }
 
     /// Remembers a parameter that the client is about to be told.
     pub fn learn(&mut self, name: &str, value: Bytes) {
         self.statements.parameter_changed(name, &value);
-        match self.view.iter_mut().find(|(n, _)| n == name) {
-            Some((_, old)) => *old = value,
-            None => self.view.push((name.to_owned(), value)),
-        }
+        self.view.learn(name, value);
     }
 
     fn standard_strings(&self) -> bool {
