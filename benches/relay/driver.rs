@@ -4,11 +4,38 @@ use crate::stage::Stage;
 use crate::stage::engine::Product;
 use crate::{pgbench, sysbench};
 
+/// How a transaction of one `SELECT` is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    Simple,
+    Prepared,
+    /// Simple, each on a connection of its own.
+    Connect,
+    /// Not a row but 200 MB of them.
+    Copy,
+}
+
+impl Protocol {
+    /// Whether statement follows statement on each connection.
+    pub(crate) fn asks(self) -> bool {
+        matches!(self, Protocol::Simple | Protocol::Prepared)
+    }
+
+    /// As it is printed, and a part of keys.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Protocol::Simple => "simple",
+            Protocol::Prepared => "prepared",
+            Protocol::Connect => "connect",
+            Protocol::Copy => "copy",
+        }
+    }
+}
+
 /// What the driver is told to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Run {
-    /// Whether by prepared statements.
-    pub(crate) prepared: bool,
+    pub(crate) protocol: Protocol,
     pub(crate) clients: u32,
     pub(crate) tls: bool,
 }

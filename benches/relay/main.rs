@@ -5,6 +5,10 @@
 //! same minute can be compared. Scalepoint has a server of its own with the same settings and the same data; all the
 //! others lead to one and the same server.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a benchmark fails by panicking")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the bare relay has a runtime of its own; this thread may sleep"
+)]
 
 mod bare_relay;
 mod driver;
@@ -15,7 +19,7 @@ mod report;
 mod stage;
 mod sysbench;
 
-use driver::{Driver, Run};
+use driver::{Driver, Protocol, Run};
 use peers::{Certificate, Peer};
 use stage::bare::Bare;
 use stage::engine::Product;
@@ -31,6 +35,7 @@ cargo bench --bench relay -- [--quick] [OPTION VALUE]...
   --seconds N   of each measurement (2; with --quick 1)
   --scale N     of the table: 100,000 rows each with pgbench, 10,000 with sysbench (10)
   --only A,B    only these of direct, scalepoint, relay, pgbouncer, pgbouncer-tcp, haproxy (all that are installed)
+  --protocol X  only simple, prepared, connect (each transaction on a connection of its own) or copy (200 MB out)
   --no-tls      without the measurements through TLS, which only PostgreSQL has
   --json FILE   write the figures there";
 
@@ -47,8 +52,18 @@ struct Seen {
 }
 
 fn main() {
-    let known =
-        ["--quick", "--server", "--rounds", "--seconds", "--scale", "--only", "--no-tls", "--json", "--help"];
+    let known = [
+        "--quick",
+        "--server",
+        "--rounds",
+        "--seconds",
+        "--scale",
+        "--only",
+        "--protocol",
+        "--no-tls",
+        "--json",
+        "--help",
+    ];
     let options = Options::read(&known);
     if options.has("--help") {
         println!("{HELP}");
@@ -78,7 +93,10 @@ fn main() {
 
     let peers = peers(&stage, &bare, &proxy, certificate.as_ref(), only.as_deref());
     let mut figures = Figures::new(&options);
-    for run in runs(product, quick, certificate.is_some() && !options.has("--no-tls")) {
+    let wanted: Option<String> = options.value("--protocol");
+    let mut runs = runs(product, quick, certificate.is_some() && !options.has("--no-tls"));
+    runs.retain(|run| wanted.as_deref().is_none_or(|name| run.protocol.name() == name));
+    for run in runs {
         let seen = measure(&stage, &*driver, &peers, run, (rounds, seconds));
         print(run, &seen);
         report::add(&mut figures, product, run, &seen);
@@ -107,16 +125,26 @@ fn peers(
 
 fn runs(product: Product, quick: bool, with_tls: bool) -> Vec<Run> {
     let mut runs = Vec::new();
-    for prepared in [false, true] {
+    for protocol in [Protocol::Simple, Protocol::Prepared] {
         for clients in [1, 16, 64, CROWD] {
             // They take long to connect.
-            if clients < CROWD || !quick || (product == Product::Postgres && !prepared) {
-                runs.push(Run { prepared, clients, tls: false });
+            if clients < CROWD || !quick || (product == Product::Postgres && protocol == Protocol::Simple) {
+                runs.push(Run { protocol, clients, tls: false });
             }
         }
     }
     if with_tls {
-        runs.extend([false, true].map(|prepared| Run { prepared, clients: 16, tls: true }));
+        runs.extend([Protocol::Simple, Protocol::Prepared].map(|protocol| Run {
+            protocol,
+            clients: 16,
+            tls: true,
+        }));
+    }
+    if product == Product::Postgres {
+        for (protocol, clients) in [(Protocol::Connect, 16), (Protocol::Copy, 1)] {
+            let run = |tls| Run { protocol, clients, tls };
+            runs.extend([false, true].map(run).iter().filter(|run| with_tls || !run.tls));
+        }
     }
     runs
 }
@@ -151,6 +179,9 @@ fn measure(
         peers.iter().map(|peer| Rounds { name: peer.name, seen: Vec::new() }).collect();
     for _ in 0..rounds {
         for (peer, rounds) in peers.iter().zip(&mut all) {
+            if run.clients >= CROWD {
+                std::thread::sleep(3 * peers::POOLED);
+            }
             rounds.seen.push(see(stage, driver, peer, run, seconds));
         }
     }
@@ -159,8 +190,7 @@ fn measure(
 
 fn print(run: Run, all: &[Rounds]) {
     let tls = if run.tls { ", TLS" } else { "" };
-    let protocol = if run.prepared { "prepared" } else { "simple" };
-    println!("\n{protocol} protocol, {} client(s){tls}", run.clients);
+    println!("\n{} protocol, {} client(s){tls}", run.protocol.name(), run.clients);
     println!(
         "  {:14} {:>9} {:>7} {:>10} {:>9} {:>12}",
         "", "tps", "ratio", "latency ms", "added ms", "CPU s / 1M"
@@ -170,8 +200,9 @@ fn print(run: Run, all: &[Rounds]) {
     for rounds in all {
         let (tps, ms) = (rounds.median(|s| s.per_second), rounds.median(|s| s.latency_ms));
         println!(
-            "  {:14} {tps:9.0} {:7.2} {ms:10.3} {:9.3} {:12.1}",
+            "  {:14} {tps:9.*} {:7.2} {ms:10.3} {:9.3} {:12.1}",
             rounds.name,
+            if tps < 10.0 { 2 } else { 0 },
             tps / direct_tps,
             ms - direct_ms,
             rounds.median(|s| s.cpu_seconds),

@@ -17,6 +17,9 @@ use crate::stage::{DATABASE, PASSWORD, Stage, USER, find_program, free_port};
 /// Longer than any of them takes to start.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long a pooler keeps a connection to the server that nobody uses. All poolers have one server, and a crowd needs it whole.
+pub(crate) const POOLED: Duration = Duration::from_secs(1);
+
 /// A way to the server. Dropping it ends its process.
 pub(crate) struct Peer {
     /// As it is printed.
@@ -68,10 +71,11 @@ impl Peer {
                     "[databases]\n{DATABASE} = host={host} port={} dbname={DATABASE}\n[pgbouncer]\n\
                      listen_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir = \nauth_type = scram-sha-256\n\
                      auth_file = {}\npool_mode = session\nmax_client_conn = 300\ndefault_pool_size = 220\n\
-                     client_tls_sslmode = allow\nclient_tls_cert_file = {certificate}\nclient_tls_key_file = {key}\n\
+                     server_idle_timeout = {}\nclient_tls_sslmode = allow\nclient_tls_cert_file = {certificate}\nclient_tls_key_file = {key}\n\
                      server_tls_sslmode = disable\nlogfile = {}\n",
                     bare.port,
                     users.display(),
+                    POOLED.as_secs(),
                     home.join("log").display(),
                 ),
             );

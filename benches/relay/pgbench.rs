@@ -1,6 +1,8 @@
-//! PostgreSQL's own.
+//! PostgreSQL's own, and `psql` for a copy.
 
-use crate::driver::{Driver, Run, Said, number};
+use std::time::Instant;
+
+use crate::driver::{Driver, Protocol, Run, Said, number};
 use crate::stage::postgres::client;
 use crate::stage::{Stage, postgres, run};
 
@@ -15,9 +17,15 @@ impl Driver for Pgbench {
     }
 
     fn measure(&self, stage: &Stage, port: u16, wanted: Run, seconds: u32) -> Said {
+        let how = match wanted.protocol {
+            Protocol::Simple => &["-M", "simple"][..],
+            Protocol::Prepared => &["-M", "prepared"],
+            Protocol::Connect => &["-C"],
+            Protocol::Copy => return copy(stage, port, wanted.tls),
+        };
         let mut pgbench = client(stage, "pgbench", port);
-        pgbench.env("PGSSLMODE", if wanted.tls { "require" } else { "disable" });
-        pgbench.args(["-n", "-S", "-j", "2", "-M", if wanted.prepared { "prepared" } else { "simple" }]);
+        pgbench.env("PGSSLMODE", ssl_mode(wanted.tls));
+        pgbench.args(["-n", "-S", "-j", "2"]).args(how);
         pgbench.args(["-c", &wanted.clients.to_string(), "-T", &seconds.to_string()]);
         let said = run(&mut pgbench);
         Said {
@@ -26,4 +34,19 @@ impl Driver for Pgbench {
             latency_ms: number(&said, "latency average = "),
         }
     }
+}
+
+fn ssl_mode(tls: bool) -> &'static str {
+    if tls { "require" } else { "disable" }
+}
+
+/// Once, so the time of a connection is in it. The server's part is small: all rows are the same.
+fn copy(stage: &Stage, port: u16, tls: bool) -> Said {
+    let mut psql = client(stage, "psql", port);
+    psql.env("PGSSLMODE", ssl_mode(tls)).args(["-q", "-o", "/dev/null", "-c"]);
+    psql.arg("COPY (SELECT repeat('x', 9999) FROM generate_series(1, 20000)) TO STDOUT");
+    let started = Instant::now();
+    run(&mut psql);
+    let seconds = started.elapsed().as_secs_f64();
+    Said { transactions: 1.0, per_second: 1.0 / seconds, latency_ms: seconds * 1e3 }
 }

@@ -1,6 +1,6 @@
 //! The same figures for `scripts/bench`: Scalepoint against each of the others.
 
-use crate::driver::Run;
+use crate::driver::{Protocol, Run};
 use crate::stage::engine::Product;
 use crate::stage::figures::{Figure, Figures, Target};
 use crate::{Rounds, Seen};
@@ -10,7 +10,7 @@ pub(crate) fn add(figures: &mut Figures, product: Product, run: Run, all: &[Roun
     let Some(ours) = all.iter().find(|rounds| rounds.name == "scalepoint") else { return };
     for theirs in all.iter().filter(|rounds| rounds.name != "scalepoint") {
         let mut compare = |measure: &str, unit, of: fn(&Seen) -> f64, target| {
-            let protocol = if run.prepared { "prepared" } else { "simple" };
+            let protocol = run.protocol.name();
             let tls = if run.tls { ".tls" } else { "" };
             let server = product.name();
             let key = format!("relay.{server}.{protocol}.{}{tls}.{measure}.vs_{}", run.clients, theirs.name);
@@ -23,16 +23,23 @@ pub(crate) fn add(figures: &mut Figures, product: Product, run: Run, all: &[Roun
             figures.add(Figure { key, what, ours, theirs: others, unit, runs: theirs.seen.len(), target });
         };
         compare("throughput", "1/s", |seen| seen.per_second, throughput(run, theirs.name));
-        if theirs.name != "direct" {
+        if theirs.name != "direct" && run.protocol.asks() {
             compare("cpu", "s per 1M", |seen| seen.cpu_seconds, cpu(run, theirs.name));
         }
-        if run.clients == 1 && theirs.name == "relay" {
+        if run.clients == 1 && run.protocol.asks() && theirs.name == "relay" {
             compare("latency", "ms", |seen| seen.latency_ms, Target::AtMost(1.1));
         }
     }
 }
 
 fn throughput(run: Run, peer: &str) -> Target {
+    match (run.protocol, peer) {
+        (Protocol::Connect, "pgbouncer" | "pgbouncer-tcp") => return Target::AtLeast(1.0),
+        (Protocol::Copy, "relay") => return Target::AtLeast(0.95),
+        (Protocol::Copy, "pgbouncer" | "pgbouncer-tcp") if run.tls => return Target::AtLeast(1.0),
+        (Protocol::Connect | Protocol::Copy, _) => return Target::None,
+        (Protocol::Simple | Protocol::Prepared, _) => {}
+    }
     match (run.clients, run.tls, peer) {
         (16 | 64, false, "haproxy" | "pgbouncer-tcp") => Target::AtLeast(1.1),
         (16 | 64, false, "pgbouncer") => Target::AtLeast(1.0),
@@ -45,6 +52,7 @@ fn throughput(run: Run, peer: &str) -> Target {
 
 fn cpu(run: Run, peer: &str) -> Target {
     match (run.tls, peer) {
+        _ if !run.protocol.asks() => Target::None,
         (false, "relay") => Target::AtMost(1.1),
         (false, "pgbouncer-tcp") => Target::AtMost(0.9),
         _ => Target::None,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use crate::driver::{Driver, Run, Said, number};
+use crate::driver::{Driver, Protocol, Run, Said, number};
 use crate::stage::{DATABASE, PASSWORD, Stage, USER, find_program, run};
 
 /// Rows for each unit of the scale: pgbench's are ten times as many and half as long, but these shall fit into the
@@ -42,7 +42,10 @@ impl Driver for Sysbench {
 
     fn measure(&self, _stage: &Stage, port: u16, wanted: Run, seconds: u32) -> Said {
         let mut sysbench = self.command(port);
-        sysbench.arg(format!("--db-ps-mode={}", if wanted.prepared { "auto" } else { "disable" }));
+        sysbench.arg(format!(
+            "--db-ps-mode={}",
+            if wanted.protocol == Protocol::Prepared { "auto" } else { "disable" }
+        ));
         sysbench.args([format!("--threads={}", wanted.clients), format!("--time={seconds}")]);
         let said = run(sysbench.args(["--report-interval=0", "run"]));
         let transactions = number(&said, "transactions:");
