@@ -22,7 +22,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use super::fleet::{Fleet, Held, Stage};
+use super::fleet::{Attachment, Fleet, Held, Stage};
 
 /// What the gate tells sessions to do; see the module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,6 +174,12 @@ impl LetGo {
     /// must be known: a session that has not let go yet has not said either that others can see what it has.
     pub async fn all_gone(&self, deadline: Duration) {
         self.until(deadline, |fleet| fleet.with_backend() == 0).await;
+        for view in self.fleet.sessions() {
+            if !matches!(view.attachment, Attachment::Detached | Attachment::Parked) {
+                let (session, attachment) = (view.id, view.attachment);
+                tracing::warn!(session, ?attachment, "a session does not leave the old server");
+            }
+        }
     }
 
     async fn until(&self, deadline: Duration, is_so: impl Fn(&Fleet) -> bool) {
