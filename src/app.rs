@@ -335,7 +335,7 @@ fn assemble<E: Engine>(section: &ClusterConfig, shared: &Shared<'_>) -> Result<A
         acu: shared.config.acu.clone(),
         board,
         fleet: Arc::clone(&fleet),
-        provider: provide::provider::<E>(section, &shared.config.acu, &home, &login)?,
+        provider: provide::provider::<E>(section, &shared.config.acu, &home, &login, fleet.unlogged())?,
         maintenance: Arc::new(Chores::<E> {
             observer: observer.clone(),
             login: Arc::clone(&login),

@@ -15,6 +15,7 @@ use crate::compute::process::{Pair, ProcessConfig, ProcessProvider, ServerKind, 
 use crate::compute::{ComputeError, ComputeProvider, Resources};
 use crate::config::{AcuConfig, ClusterConfig, Engine, Handover};
 use crate::engine::{self, RouterLogin};
+use crate::router::fleet::Unlogged;
 
 /// The folder of a cluster's second volume, with its own logs and sockets, in the cluster's own.
 const SECOND: &str = "second";
@@ -50,7 +51,8 @@ fn derived_password(cluster: &str, secret: &[u8; 32]) -> String {
     let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret) else { return String::new() };
     mac.update(b"router account of ");
     mac.update(cluster.as_bytes());
-    hex::encode(mac.finalize().into_bytes())
+    // MySQL's replicas take no password of more than 32 characters.
+    hex::encode(&mac.finalize().into_bytes()[..16])
 }
 
 /// Where the database runs: on one volume, or on two of which one follows the other. The master user's password is made, and
@@ -60,6 +62,7 @@ pub(super) fn provider<E: engine::Engine>(
     acu: &AcuConfig,
     home: &Path,
     login: &Arc<RouterLogin>,
+    unlogged: &Arc<Unlogged>,
 ) -> Result<Arc<dyn ComputeProvider>, Failure> {
     let failed = |error: ComputeError| format!("cluster {}: {error}", section.name);
     let password_file: PathBuf =
@@ -86,6 +89,7 @@ pub(super) fn provider<E: engine::Engine>(
         pair: wanted.then(|| Pair {
             largest: Resources::of(acu, section.max_capacity),
             other_volume: other.join("volume"),
+            is_second: home.ends_with(SECOND),
         }),
         start_deadline: section.start_timeout,
         stop_deadline: section.stop_timeout,
@@ -103,7 +107,19 @@ pub(super) fn provider<E: engine::Engine>(
     files::private_dir(&second_home)?;
     admit_server_user(&second_home, server_kind(section.engine)).map_err(failed)?;
     let second = make(&second_home, home).map_err(failed)?;
-    let replication = Arc::new(Replicator::<E>::new(Arc::clone(login)));
+    let replication = Arc::new(Replicator::<E>::new(Arc::clone(login), Arc::clone(unlogged)));
     let both = StandbyProvider::new(first, second, marker, wanted, replication);
-    Ok(Arc::new(both.map_err(failed)?))
+    Ok(watchful(both.map_err(failed)?, unlogged))
+}
+
+/// The same provider, which hears of what no log will bring to its copy.
+fn watchful(provider: StandbyProvider, unlogged: &Unlogged) -> Arc<StandbyProvider> {
+    let provider = Arc::new(provider);
+    let noticed = Arc::downgrade(&provider);
+    unlogged.on_notice(move || {
+        if let Some(provider) = noticed.upgrade() {
+            provider.distrust_copy();
+        }
+    });
+    provider
 }

@@ -58,6 +58,28 @@ pub const GOVERNED_MYSQL: [&str; 23] = [
     "socket",
     "user",
 ];
+/// The same, where another server follows by the log: a copy must not lack anything.
+const LOG_MYSQL: [&str; 19] = [
+    "binlog_do_db",
+    "binlog_format",
+    "binlog_ignore_db",
+    "enforce_gtid_consistency",
+    "gtid_domain_id",
+    "gtid_mode",
+    "log_bin",
+    "log_bin_index",
+    "log_replica_updates",
+    "log_slave_updates",
+    "read_only",
+    "relay_log",
+    "relay_log_index",
+    "replica_exec_mode",
+    "replica_skip_errors",
+    "server_id",
+    "slave_exec_mode",
+    "slave_skip_errors",
+    "super_read_only",
+];
 /// With these MySQL means the same option.
 pub const PREFIXES_MYSQL: [&str; 5] = ["skip_", "disable_", "enable_", "loose_", "maximum_"];
 /// Databases that a server makes for itself.
@@ -95,7 +117,7 @@ pub(super) fn read_cluster(section: Section<'_>, base: &Path) -> ReadCluster {
     read_scaling(&section, &mut config);
     read_accounts(&section, base, &mut config);
     if let Some(group) = section.table("parameters") {
-        config.parameters = read_parameters(&group, config.engine);
+        config.parameters = read_parameters(&group, config.engine, config.handover);
     }
     let (name_line, listen_line) = (section.line_of("name"), section.line_of("listen"));
     section.finish();
@@ -168,9 +190,6 @@ fn read_scaling(section: &Section<'_>, config: &mut ClusterConfig) {
     if let Some(handover) = section.read("handover", values::one_of(HANDOVERS)) {
         config.handover = handover;
     }
-    if config.handover == Handover::Standby && config.engine == Engine::Mysql {
-        section.wrong("handover", "standby is only available for PostgreSQL yet", Some("use \"restart\""));
-    }
 }
 
 fn read_accounts(section: &Section<'_>, base: &Path, config: &mut ClusterConfig) {
@@ -240,7 +259,7 @@ fn identifier(item: &Item, most: usize, engine: Engine) -> Result<String, Wrong>
 }
 
 /// Names and values of the parameter group; `a.b = 1` is the parameter "a.b" of an extension.
-fn read_parameters(group: &Section<'_>, engine: Engine) -> Vec<(String, String)> {
+fn read_parameters(group: &Section<'_>, engine: Engine, handover: Handover) -> Vec<(String, String)> {
     const MOST: usize = 512;
     let mut found: Vec<(String, String)> = Vec::new();
     let mut flat: Vec<(String, &Item, usize)> = Vec::new();
@@ -257,7 +276,7 @@ fn read_parameters(group: &Section<'_>, engine: Engine) -> Vec<(String, String)>
         if engine == Engine::Mysql {
             name = name.replace('-', "_");
         }
-        match parameter(&name, item, engine) {
+        match parameter(&name, item, engine, handover) {
             Ok(_) if found.iter().any(|(known, _)| *known == name) => {
                 group.note(Problem::new(line, format!("parameter {name} is there twice")));
             }
@@ -272,7 +291,7 @@ fn read_parameters(group: &Section<'_>, engine: Engine) -> Vec<(String, String)>
     found
 }
 
-fn is_governed(name: &str, engine: Engine) -> bool {
+fn is_governed(name: &str, engine: Engine, handover: Handover) -> bool {
     match engine {
         Engine::Postgres => GOVERNED_POSTGRES.contains(&name),
         Engine::Mysql => {
@@ -280,20 +299,21 @@ fn is_governed(name: &str, engine: Engine) -> bool {
             while let Some(rest) = PREFIXES_MYSQL.iter().find_map(|prefix| bare.strip_prefix(prefix)) {
                 bare = rest;
             }
-            GOVERNED_MYSQL.contains(&bare)
+            let of_log = || LOG_MYSQL.contains(&bare) || bare.starts_with("replicate_");
+            GOVERNED_MYSQL.contains(&bare) || handover == Handover::Standby && of_log()
         }
     }
 }
 
-fn parameter(name: &str, item: &Item, engine: Engine) -> Result<String, Wrong> {
+fn parameter(name: &str, item: &Item, engine: Engine, handover: Handover) -> Result<String, Wrong> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
     if name.is_empty() || name.len() > 128 || !name.chars().all(plain) {
         return Err(Wrong::new("is not the name of a parameter", "a-z, 0-9, _, - and ."));
     }
-    if is_governed(&name.to_ascii_lowercase().replace('-', "_"), engine) {
+    if is_governed(&name.to_ascii_lowercase().replace('-', "_"), engine, handover) {
         return Err(Wrong::new(
             "is governed by Scalepoint",
-            "remove it; see `listen`, `server` and `data_dir`",
+            "remove it; see `listen`, `server`, `data_dir` and `handover`",
         ));
     }
     let value = if let Some(text) = item.as_str() {

@@ -219,7 +219,6 @@ fn one_bad_line_for_mysql() {
     let cases = [
         ("max_capacity = 384", "384 is not a capacity of this engine (hint: the nearest capacity is 256"),
         ("database_name = \"mysql\"", "the server's own"),
-        ("handover = \"standby\"", "standby is only available for PostgreSQL yet"),
         ("database_name = \"Sys\"", "the server's own"),
         ("database_name = \"information_schema\"", "the server's own"),
         ("database_name = \"performance_schema\"", "the server's own"),
@@ -234,6 +233,13 @@ fn one_bad_line_for_mysql() {
         let message = errors(&format!("{MYSQL}{line}\n"));
         assert!(message.contains(expected), "{line}: {message}");
         assert!(message.starts_with("s.toml:4: ") && message.lines().count() == 1, "{line}: {message}");
+    }
+    // A log that another server follows by is the router's.
+    for name in ["server_id", "skip-log-bin", "replicate_ignore_db"] {
+        let parameter = format!("{MYSQL}parameters = {{ {name} = \"1\" }}\n");
+        assert!(parse(&parameter).is_ok(), "{name}");
+        let message = errors(&format!("{parameter}handover = \"standby\"\n"));
+        assert!(message.contains("is governed by Scalepoint"), "{name}: {message}");
     }
     // What is the one engine's own is free for the other.
     for line in

@@ -14,6 +14,7 @@ pub mod framing;
 pub mod mysql;
 pub mod obstacle;
 pub mod postgres;
+pub mod replicating;
 pub mod tie;
 pub mod tracking;
 
@@ -23,6 +24,7 @@ pub use conversation::{
 };
 pub use framing::{BadFrame, Framing};
 pub use obstacle::Obstacle;
+pub use replicating::{LogEnd, Objection, Replicating};
 pub use tie::Tie;
 pub use tracking::{
     ClientScan, Directory, Doubt, Drift, FIRST_CONNECTION_ID, Fate, Intercepted, Loss, LostTransaction, Rest,
@@ -235,9 +237,28 @@ pub trait Engine: Sized + Send + Sync + std::fmt::Debug + 'static {
     fn replicating(_router: &Self::LoggedIn) -> Option<&'static Replicating> {
         None
     }
-    /// Reads the answer to [`Replicating::written`]: how far the server's log has come, and whether all of it is on disk.
-    fn written(_row: &[Option<String>]) -> Option<(u64, bool)> {
+    /// Reads the answer to [`Replicating::written`].
+    fn written(_row: &[Option<String>]) -> Option<LogEnd> {
         None
+    }
+    /// Reads the answer to [`Replicating::repeated`]: how far the copy has come. `history`: the server's. `None`: it does not
+    /// follow that server, or has something of its own.
+    fn repeated(row: &[Option<String>], _history: &str) -> Option<u64> {
+        row.first()?.as_deref()?.parse().ok()
+    }
+    /// Statements that have a copy follow the server which it reaches at this port of 127.0.0.1. `since`: up to where a
+    /// new copy has that server's log.
+    fn follow(
+        _router: &Self::LoggedIn,
+        _port: u16,
+        _since: Option<&str>,
+        _login: &RouterLogin,
+    ) -> Vec<String> {
+        Vec::new()
+    }
+    /// A statement by which the server copies its files into a new folder.
+    fn clone_to(_folder: &str) -> String {
+        String::new()
     }
     /// Answers a client whose transaction is gone.
     fn lost_transaction(tracker: &Self::Tracker) -> Self::Lost;
@@ -276,27 +297,6 @@ pub struct Flush {
     pub left: Option<(&'static str, u64)>,
     /// Statements that end it, if the server is to go on after all.
     pub end: &'static [&'static str],
-}
-
-/// How a server is copied while it runs, and the copy follows it: statements for connections of the router's own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Replicating {
-    /// From here on its files may be copied one by one, until …
-    pub begin_copy: &'static str,
-    /// … this, on the same connection. Yields what each of `copy_files` is to contain.
-    pub end_copy: &'static str,
-    /// Names in the copy's folder; an empty or missing text makes no file.
-    pub copy_files: &'static [&'static str],
-    /// Yields the processes that a server needs to say how far it is, and to send its log.
-    pub needed_processes: &'static str,
-    /// Yields what [`Engine::written`] reads.
-    pub written: &'static str,
-    /// Has all of the log written to disk.
-    pub write_out: &'static str,
-    /// On the copy: yields how far it has repeated the log, as a number; nothing, if it does not follow the server.
-    pub repeated: &'static str,
-    /// On the copy: yields `t` once it takes writes.
-    pub is_writable: &'static str,
 }
 
 /// What a capture goes by.

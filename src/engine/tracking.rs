@@ -195,6 +195,11 @@ pub trait Tracker: Send {
         None
     }
 
+    /// The session has sent what may keep some of its writes out of the server's log.
+    fn is_unlogged(&self) -> bool {
+        false
+    }
+
     /// The session starts anew on another backend, at rest.
     fn reattached(&mut self);
 

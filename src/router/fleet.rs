@@ -19,6 +19,7 @@ mod membership;
 mod places;
 mod room;
 mod stage;
+mod unlogged;
 mod view;
 
 pub use aide::Aide;
@@ -28,6 +29,7 @@ pub use membership::Membership;
 pub(in crate::router) use room::LOOK;
 pub use room::{Claim, Place};
 pub use stage::{Rehearsal, Stage};
+pub use unlogged::Unlogged;
 pub use view::{Identity, SessionView};
 
 use super::gate::{Gate, Hold, Phase, Signal};
@@ -190,6 +192,7 @@ pub struct Fleet {
     emptied: bool,
     /// Connections of the router's own.
     aides: AtomicUsize,
+    unlogged: Arc<Unlogged>,
     /// Sessions that are being made ahead of a change, …
     rehearsing: AtomicUsize,
     /// … and how many more may be at the same time.
@@ -211,9 +214,15 @@ impl Fleet {
             limit,
             emptied,
             aides: AtomicUsize::new(0),
+            unlogged: Arc::default(),
             rehearsing: AtomicUsize::new(0),
             rehearsals: Semaphore::new(stage::AT_ONCE),
         })
+    }
+
+    /// Who writes what the server's log may not have.
+    pub fn unlogged(&self) -> &Arc<Unlogged> {
+        &self.unlogged
     }
 
     fn members(&self) -> MutexGuard<'_, Members> {

@@ -12,7 +12,7 @@ Tests use the fixture `serve`, or `serving` where a fixture of a wider scope sha
 
 Environment: SCALEPOINT_BIN (the program), SCALEPOINT_PG<version>_BIN and the like (see scripts/README.md), and optionally
 SCALEPOINT_TEST_PORTS ("21000-21999": where free ports are looked for), SCALEPOINT_TEST_KEEP (keep data and logs),
-SCALEPOINT_TEST_HANDOVER ("standby": the PostgreSQL clusters of all tests that do not say themselves).
+SCALEPOINT_TEST_HANDOVER ("standby": the clusters of all tests that do not say themselves).
 """
 
 import contextlib
@@ -62,6 +62,8 @@ def scope(nodeid):
 LONGEST = [
     "test_mysql_crash-mysql9",
     "test_crash",
+    "test_mysql_standby-mysql9",
+    "test_mysql_standby-mariadb",
     "test_standby",
     "test_mysql_crash-mariadb",
     "test_mysql_cli-mariadb",

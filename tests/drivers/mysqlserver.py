@@ -34,6 +34,12 @@ def server_folder(product):
     return folder
 
 
+def behind_the_router(server, volume):
+    """A connection past the router, as only root has it."""
+    socket = volume.parent / "run" / "mysql.sock"
+    return pymysql.connect(unix_socket=str(socket), user=MASTER, password=server.password, autocommit=True)
+
+
 class Clients:
     """Connections to a server of MariaDB or MySQL, as the master user unless told otherwise."""
 
@@ -73,9 +79,31 @@ class MysqlServer(Clients, Serve):
     usual_parameters = {"innodb_flush_log_at_trx_commit": 2, "sync_binlog": 0}
     direct = False
 
-    def __init__(self, product="mariadb", **options):
+    def __init__(self, product="mariadb", *, handover=None, cluster="", **options):
         self.product = product
-        super().__init__(server_folder(product), **options)
+        usual = "restart" if product == "mysql56" else os.environ.get("SCALEPOINT_TEST_HANDOVER", "restart")
+        self.handover = handover or usual
+        cluster += f'\nhandover = "{self.handover}"'
+        super().__init__(server_folder(product), cluster=cluster, **options)
+        # A copy may only be made of what was written with a log.
+        self.of_the_volume = (*self.of_the_volume, self.handover)
+
+    def start(self):
+        super().start()
+        if self.handover == "standby":
+            wait_until(self.follows, "a standby")
+        return self
+
+    def follows(self):
+        """Whether there is a standby that follows."""
+        if self.copy is None:
+            return False
+        with contextlib.suppress(pymysql.Error), behind_the_router(self, self.copy) as copy:
+            cursor = copy.cursor(pymysql.cursors.DictCursor)
+            cursor.execute("SHOW SLAVE STATUS" if self.product == "mariadb" else "SHOW REPLICA STATUS")
+            running = [value for row in cursor for name, value in row.items() if name.endswith(("_IO_Running", "_SQL_Running"))]
+            return running == ["Yes", "Yes"]
+        return False
 
     @property
     def ca(self):

@@ -45,7 +45,7 @@ pub struct ProcessConfig {
     pub database_name: Option<String>,
     /// The operator's own server parameters; they win over those that capacity governs.
     pub parameters: BTreeMap<String, String>,
-    /// There is another volume whose server follows this one's, or the other way round. PostgreSQL only.
+    /// There is another volume whose server follows this one's, or the other way round.
     pub pair: Option<Pair>,
     /// How long a start may take (see [`START_DEADLINE`]).
     pub start_deadline: Duration,
@@ -60,6 +60,8 @@ pub struct Pair {
     pub largest: Resources,
     /// The other data directory, if it is there yet: both are of one version.
     pub other_volume: PathBuf,
+    /// This one is the second.
+    pub is_second: bool,
 }
 
 impl ProcessProvider {
@@ -77,7 +79,7 @@ impl ProcessProvider {
         let major = postgres::programs::volume_major(&volume).or(other_major);
         let programs = postgres::programs::find(config.server_programs.as_deref(), major)?;
         let flavour = Postgres::new(programs, parameters, config.master_username.clone(), followed)?;
-        Self::assemble(config, Box::new(flavour), &postgres::OS_USERS)
+        Self::assemble(config, Arc::new(flavour), &postgres::OS_USERS)
     }
 
     /// A provider for MariaDB and MySQL, whichever the volume, `server_programs` or the machine has. Runs the server
@@ -88,16 +90,19 @@ impl ProcessProvider {
     pub fn mysql(mut config: ProcessConfig) -> Result<Self, ComputeError> {
         let router_password = Zeroizing::new(std::mem::take(&mut config.router_password));
         let volume = usable_path("volume", &config.volume)?;
-        let product = mysql::programs::Product::of_volume(&volume);
+        let pair = config.pair.take();
+        let product = mysql::programs::Product::of_volume(&volume)
+            .or_else(|| mysql::programs::Product::of_volume(&pair.as_ref()?.other_volume));
         let programs = mysql::programs::find(config.server_programs.as_deref(), product)?;
         let parameters = std::mem::take(&mut config.parameters);
-        let flavour = MySql::new(programs, parameters, config.master_username.clone(), router_password)?;
-        Self::assemble(config, Box::new(flavour), &mysql::OS_USERS)
+        let user = config.master_username.clone();
+        let flavour = MySql::new(programs, parameters, user, router_password, pair.as_ref())?;
+        Self::assemble(config, Arc::new(flavour), &mysql::OS_USERS)
     }
 
     fn assemble(
         config: ProcessConfig,
-        flavour: Box<dyn Flavour>,
+        flavour: Arc<dyn Flavour>,
         users: &[&str],
     ) -> Result<Self, ComputeError> {
         let password = Zeroizing::new(config.master_password);

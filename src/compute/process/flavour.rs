@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::barrier::Threshold;
 use super::os_user::OsUser;
 use super::pidfd::Pidfd;
-use super::standby::copy::Part;
+use crate::compute::replication::Replication;
 use crate::compute::{ComputeError, Resources};
 
 /// Where one cluster lives on this machine.
@@ -107,12 +107,20 @@ pub(super) trait Flavour: Send + Sync {
 }
 
 /// How a server of a kind follows another one, on a copy of its volume.
+#[async_trait]
 pub(super) trait Following: Send + Sync {
-    /// Why this volume cannot be followed without loss; `None`: it can.
+    /// Why this volume cannot be followed without loss, as far as its files say; `None`: it can.
     fn objection(&self, volume: &Path) -> Option<String>;
 
-    /// What of a running server's volume a copy has; by the path in the volume.
-    fn part(&self) -> fn(&Path) -> Part;
+    /// Copies the volume of the running server of `primary` into the folder `fresh`, which does not exist, for the server of
+    /// `follower`. Dropping it gives it up.
+    async fn copy(
+        &self,
+        primary: &Site,
+        follower: &Site,
+        fresh: &Path,
+        replication: &dyn Replication,
+    ) -> Result<(), String>;
 
     /// Files in the volume, with settings, that the server reads at its start and that its log says nothing of.
     fn settings_files(&self) -> &'static [&'static str];
@@ -123,6 +131,40 @@ pub(super) trait Following: Send + Sync {
     /// What a server that follows the one of `primary` is told besides.
     fn arguments(&self, primary: &Site) -> Vec<OsString>;
 
-    /// Tells the server of the site, whose main process is `server`, to follow no longer, and take writes.
-    fn promote(&self, site: &Site, server: &Pidfd) -> io::Result<()>;
+    /// How it learns whom to follow.
+    fn reach(&self) -> Reach;
+
+    /// When the last of the log can be read.
+    fn last_read(&self) -> LastRead;
+
+    /// Writes to disk what a copy that is to take over has of the log. Blocks.
+    fn sync(&self, volume: &Path) -> io::Result<()>;
+
+    /// Whether a copy is still one after a crash of the machine.
+    fn outlasts_machine(&self) -> bool;
+
+    /// Tells the server of the site, whose main process is `server`, to take writes.
+    async fn promote(&self, site: &Site, server: &Pidfd, replication: &dyn Replication)
+    -> Result<(), String>;
+}
+
+/// See [`Following::reach`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// Its arguments and files name the primary's socket.
+    Socket,
+    /// By a statement, and over TCP. A copy that was just made has the log up to what the file of this name in its volume says.
+    Port {
+        /// The file; it goes when the copy follows.
+        since: &'static str,
+    },
+}
+
+/// See [`Following::last_read`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LastRead {
+    /// When all processes of the server are stopped but those that say it.
+    Stopped,
+    /// When nobody may write any more, before its only process is stopped.
+    Locked,
 }

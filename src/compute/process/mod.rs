@@ -92,7 +92,7 @@ const CGROUP_REMOVAL_PAUSE: Duration = Duration::from_millis(25);
 /// provider on the same volume finds it.
 pub struct ProcessProvider {
     site: Site,
-    flavour: Box<dyn Flavour>,
+    flavour: Arc<dyn Flavour>,
     cgroup: Arc<Cgroup>,
     version: OnceCell<String>,
     password: Mutex<Option<Zeroizing<String>>>,

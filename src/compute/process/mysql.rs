@@ -17,7 +17,8 @@ use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::barrier::Threshold;
-use super::flavour::{Flavour, Site};
+use super::config::Pair;
+use super::flavour::{Flavour, Following, Site};
 use super::secret_file;
 use crate::compute::{ComputeError, Resources};
 use accounts::Account;
@@ -26,7 +27,9 @@ use programs::{Product, Programs, series};
 use settings::Parameters;
 
 mod accounts;
+mod binlog;
 mod charsets;
+mod follow;
 mod making;
 pub mod programs;
 mod settings;
@@ -58,12 +61,13 @@ pub struct MySql {
 }
 
 impl MySql {
-    /// `programs`: see [`programs::find`]. `parameters`: the operator's.
+    /// `programs`: see [`programs::find`]. `parameters`: the operator's. `pair`: there is to be another server that follows.
     pub fn new(
         programs: Programs,
         parameters: BTreeMap<String, String>,
         master_username: String,
         router_password: Zeroizing<String>,
+        pair: Option<&Pair>,
     ) -> Result<Self, ComputeError> {
         let longest = if programs.product == Product::MySql56 { 16 } else { 32 };
         let length = master_username.chars().count();
@@ -81,7 +85,8 @@ impl MySql {
             return Err(ComputeError::Configuration(wrong.to_owned()));
         }
         let most_files = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(_, hard)| hard);
-        let parameters = Parameters::new(parameters)?;
+        let number = pair.map(|pair| binlog::FIRST_NUMBER + u32::from(pair.is_second));
+        let parameters = Parameters::new(parameters, number)?;
         Ok(Self { programs, parameters, master_username, router_password, most_files })
     }
 
@@ -107,6 +112,12 @@ impl MySql {
     fn own_charsets(&self, site: &Site) -> Option<PathBuf> {
         let index = charsets::index(site);
         (!self.parameters.has("character_sets_dir") && index.exists()).then_some(index)
+    }
+
+    /// Whether manifests name components that come with the server (a keyring is one).
+    fn has_components(&self, volume: &Path) -> bool {
+        let manifests = [self.programs.server.with_extension("my"), volume.join("mysqld.my")];
+        manifests.iter().any(|file| file.exists())
     }
 
     fn check_product(&self, site: &Site) -> Result<(), ComputeError> {
@@ -212,7 +223,15 @@ impl Flavour for MySql {
     }
 
     fn run_files(&self) -> &'static [&'static str] {
-        &[SOCKET, "mysql.sock.lock", "making.sock", "making.sock.lock", "making.sql", "tables.sql"]
+        &[
+            SOCKET,
+            "mysql.sock.lock",
+            "making.sock",
+            "making.sock.lock",
+            "making.sql",
+            "tables.sql",
+            "copying.cnf",
+        ]
     }
 
     fn log_name(&self) -> &'static str {
@@ -235,9 +254,8 @@ impl Flavour for MySql {
     }
 
     fn threshold(&self, site: &Site) -> Option<Threshold> {
-        let manifests = [self.programs.server.with_extension("my"), site.volume.join("mysqld.my")];
-        // Components that these name (a keyring is one) begin their work before.
-        if manifests.iter().any(|file| file.exists()) {
+        // They begin their work before.
+        if self.has_components(&site.volume) {
             return None;
         }
         let file = self.own_charsets(site)?;
@@ -265,6 +283,10 @@ impl Flavour for MySql {
 
     fn is_grave(&self, line: &str) -> bool {
         is_grave_line(line)
+    }
+
+    fn following(&self) -> Option<&dyn Following> {
+        self.parameters.number.is_some().then_some(self as &dyn Following)
     }
 
     fn needed_bytes(&self, resources: &Resources) -> Option<u64> {

@@ -40,6 +40,7 @@ use crate::compute::{
     ComputeError, ComputeProvider, HandOver, HandOverTimes, Instance, Promotion, Resources,
 };
 
+mod bridge;
 mod copies;
 pub(super) mod copy;
 mod fence;
@@ -68,8 +69,8 @@ pub struct StandbyProvider {
     turn: Semaphore,
     /// Counts how often whoever has `copy` was to give it up.
     needed: watch::Sender<u64>,
-    /// The old server, stopped, from the promotion until it is killed.
-    defeated: Mutex<Option<Defeated>>,
+    /// The old server, stopped, from the promotion until it is killed; and [`Replication::unlogged`] at that time.
+    defeated: Mutex<Option<(Defeated, u64)>>,
     /// Why there is no copy, the last time that one was to be made ready.
     complaint: Mutex<Option<String>>,
     /// The database is being stopped.
@@ -89,8 +90,8 @@ impl StandbyProvider {
         wanted: bool,
         replication: Arc<dyn Replication>,
     ) -> Result<Self, ComputeError> {
-        let marker = Marker(marker);
-        let failed = |source| ComputeError::Io { what: format!("reading {}", marker.0.display()), source };
+        let marker = Marker::new(marker);
+        let failed = |source| ComputeError::Io { what: format!("reading {}", marker.path.display()), source };
         let serving = marker.read().map_err(failed)?;
         Ok(Self {
             first,
@@ -130,7 +131,7 @@ impl StandbyProvider {
         self.of(self.side().other())
     }
 
-    fn defeated(&self) -> MutexGuard<'_, Option<Defeated>> {
+    fn defeated(&self) -> MutexGuard<'_, Option<(Defeated, u64)>> {
         self.defeated.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -177,7 +178,10 @@ impl StandbyProvider {
             }
             let pair = self.pair(self.side(), following);
             self.put_down();
-            let made = copy.ready(pair, to).await;
+            let made = copy.ready(pair, to).await.and_then(|()| {
+                let prepared = self.marker.prepare(self.side().other());
+                prepared.map_err(|error| format!("a promotion could not be written down: {error}"))
+            });
             if made.is_err() {
                 copy.stop(pair.follower).await.map_err(|error| error.to_string())?;
             }
@@ -201,10 +205,19 @@ impl StandbyProvider {
 
     /// Kills the old server that a promotion has left stopped. Its volume may follow from now on.
     fn put_down(&self) {
-        let Some(defeated) = self.defeated().take() else { return };
+        let Some((defeated, unlogged)) = self.defeated().take() else { return };
         drop(defeated);
-        if let Err(error) = copies::mark(&self.follower().site.volume) {
-            tracing::warn!(%error, "the old volume will be copied anew");
+        if let Err(error) = copies::mark_unless(&self.follower().site.volume, unlogged, &*self.replication) {
+            tracing::warn!(error, "the old volume will be copied anew");
+        }
+    }
+
+    /// Something is about to be written that no log brings to a copy: there is none from now on, until one is made anew.
+    pub fn distrust_copy(&self) {
+        for side in [Side::First, Side::Second] {
+            if let Err(error) = copies::unmark(&self.of(side).site.volume) {
+                tracing::error!(%error, "a copy that lacks something cannot be unmarked");
+            }
         }
     }
 }
@@ -216,13 +229,23 @@ impl ComputeProvider for StandbyProvider {
         if self.side() == Side::Second && !primary.flavour.has_data(&primary.site.volume) {
             let reason = format!(
                 "{} says that the database is here, and there is none: it will not be made anew",
-                self.marker.0.display()
+                self.marker.path.display()
             );
             return Err(primary.refused(&reason));
         }
         // First the one that must not write.
         follower.claim().await?;
         follower.vacate().await?;
+        let volume = &follower.site.volume;
+        // What a database writes that nobody is to follow, its log may not have.
+        let is_copy = self
+            .following()
+            .filter(|_| self.wanted)
+            .is_some_and(|following| following.outlasts_machine() || copies::is_recent(volume));
+        if !is_copy && let Err(source) = copies::unmark(volume) {
+            let what = format!("removing the mark of {}", volume.display());
+            return Err(ComputeError::Io { what, source });
+        }
         // It never makes a volume.
         *follower.password.lock().unwrap_or_else(PoisonError::into_inner) = None;
         primary.recover().await
@@ -250,6 +273,12 @@ impl ComputeProvider for StandbyProvider {
     }
 
     async fn stop_moment(&self) -> Option<Instant> {
+        if let Ok(permit) = self.turn.try_acquire()
+            && Turn::new(&self.copy, Some(permit)).instance().is_some()
+        {
+            // The old server is not going to be stopped like that.
+            return None;
+        }
         self.primary().stop_moment().await
     }
 
@@ -278,7 +307,7 @@ impl ComputeProvider for StandbyProvider {
         // Names mean the same there only if it knows all that the sessions have seen.
         let reached = async {
             let end = self.replication.written(&self.primary().socket()).await?;
-            self.await_position(&found.0, end).await
+            self.await_position(&found.0, &end).await
         };
         timeout(LAST_BYTES, reached).await.is_ok_and(|reached| reached.is_ok()).then_some(found)
     }
@@ -291,6 +320,7 @@ impl ComputeProvider for StandbyProvider {
         let mut copy = Turn::new(&self.copy, Some(permit));
         let pair = self.pair(side, following);
         let follower = pair.follower;
+        let unlogged = self.replication.unlogged();
         let Some(instance) = copy.fit(pair, to) else { return Promotion::Unfit };
         follower.cgroup.lift();
         let taken = self.take_over(pair, needed).await;
@@ -301,7 +331,7 @@ impl ComputeProvider for StandbyProvider {
         });
         match committed {
             Ok((fence, times)) => {
-                *self.defeated() = Some(fence.defeat());
+                *self.defeated() = Some((fence.defeat(), unlogged));
                 copy.forget();
                 tracing::info!(fence = ?times.stop, promotion = ?times.start, capacity = to.capacity, "promoted");
                 Promotion::Moved(instance, times)

@@ -4,7 +4,7 @@
 //! both sides can; [`hello`] has the packets of a handshake; [`greet`] lets a client in by [`auth`], as its [`startup`]
 //! says; [`log_in`] opens a backend, and [`entry`] tries whether it would again; [`tracker`] watches the session; [`capture`] and [`restore`] move its [`state`];
 //! [`lost`] answers for a transaction that is gone; [`query`] asks in the router's own name, [`interlude`] in the
-//! client's, and [`farewell`] has the last words.
+//! client's, [`replicating`] keeps a copy, and [`farewell`] has the last words.
 
 use bytes::{Bytes, BytesMut};
 
@@ -26,6 +26,7 @@ pub mod log_in;
 pub mod lost;
 pub mod packet;
 pub mod query;
+mod replicating;
 pub mod restore;
 pub mod save;
 pub mod sql;
@@ -34,8 +35,8 @@ pub mod state;
 pub mod tracker;
 
 use crate::engine::{
-    Access, Arrival, CancelKey, Engine, Farewell, Flush, Framing, Inquiry, Loss, Never, Obstacle,
-    RouterLogin, Tie,
+    Access, Arrival, CancelKey, Engine, Farewell, Flush, Framing, Inquiry, LogEnd, Loss, Never, Obstacle,
+    Replicating, RouterLogin, Tie,
 };
 
 /// The engine.
@@ -248,6 +249,26 @@ impl Engine for Mysql {
 
     fn repeat(tracker: &mut tracker::Tracker, requests: &Bytes) -> interlude::Interlude {
         interlude::Interlude::repeat(tracker, requests)
+    }
+
+    fn replicating(router: &log_in::LoggedIn) -> Option<&'static Replicating> {
+        replicating::statements(router)
+    }
+
+    fn written(row: &[Option<String>]) -> Option<LogEnd> {
+        replicating::written(row)
+    }
+
+    fn repeated(row: &[Option<String>], history: &str) -> Option<u64> {
+        replicating::repeated(row, history)
+    }
+
+    fn follow(router: &log_in::LoggedIn, port: u16, since: Option<&str>, login: &RouterLogin) -> Vec<String> {
+        replicating::follow(router.product(), port, since, login)
+    }
+
+    fn clone_to(folder: &str) -> String {
+        replicating::clone_to(folder)
     }
 
     fn cancel(logged_in: &log_in::LoggedIn, router: &RouterLogin) -> query::Cancel {

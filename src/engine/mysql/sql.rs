@@ -14,6 +14,10 @@ pub mod identity;
 pub mod kill;
 pub mod special;
 mod told;
+mod unlogged;
+mod verb;
+
+use verb::Verb;
 
 /// Findings that do not exclude each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -42,6 +46,8 @@ impl Traits {
     pub const ASKS_SEQUENCE: Traits = Traits(1 << 9);
     /// It draws a value from a sequence.
     pub const DRAWS_SEQUENCE: Traits = Traits(1 << 10);
+    /// Both of them.
+    pub const SEQUENCE: Traits = Traits(Self::ASKS_SEQUENCE.0 | Self::DRAWS_SEQUENCE.0);
     /// Perhaps one of the texts that the router answers.
     pub const SPECIAL: Traits = Traits(1 << 11);
     /// It asks for the connection's own number, or prepares what does.
@@ -56,6 +62,8 @@ impl Traits {
     pub const ASKS_DIAGNOSTICS: Traits = Traits(1 << 16);
     /// `FOUND_ROWS()`
     pub const ASKS_FOUND_ROWS: Traits = Traits(1 << 17);
+    /// What is written may not be in the server's log from here on.
+    pub const UNLOGGED: Traits = Traits(1 << 18);
     /// What is certain of a text that was not read.
     pub const ANYTHING: Traits =
         Traits(Self::SUSPECT.0 | Self::COMMITS.0 | Self::BEGINS.0 | Self::WRITES.0 | Self::CALLS.0);
@@ -163,34 +171,12 @@ pub struct Scan {
     pub effects: Vec<Effect>,
 }
 
-/// What one look at the first word tells.
-enum Verb {
-    /// Reads or writes rows; nothing but expressions in it can touch the session.
-    Rows(Traits),
-    /// Its tokens are looked at one by one.
-    Detailed,
-}
-
 /// The word in lower case, if it is short enough to mean anything.
 fn lower<'b>(word: &[u8], buffer: &'b mut [u8; 24]) -> &'b [u8] {
     let Some(front) = buffer.get_mut(..word.len()) else { return &[] };
     front.copy_from_slice(word);
     front.make_ascii_lowercase();
     front
-}
-
-fn verb(word: &[u8]) -> Verb {
-    match lower(word, &mut [0; 24]) {
-        b"select" | b"values" | b"table" => Verb::Rows(Traits::default()),
-        b"insert" | b"update" | b"delete" | b"replace" => Verb::Rows(Traits::WRITES),
-        b"show" => Verb::Rows(Traits::KEEPS),
-        b"savepoint" | b"release" | b"desc" | b"describe" | b"help" => Verb::Rows(Traits::default()),
-        b"do" | b"with" | b"explain" => Verb::Rows(Traits::WRITES),
-        b"load" => Verb::Rows(Traits::WRITES | Traits::LOADS),
-        b"kill" => Verb::Rows(Traits::WRITES | Traits::KILLS),
-        b"commit" => Verb::Rows(Traits::COMMITS | Traits::ENDS | Traits::WRITES),
-        _ => Verb::Detailed,
-    }
 }
 
 /// Reads a text.
@@ -234,7 +220,7 @@ enum Stop {
 fn statement<'a>(first: Token<'a>, tokens: &mut Tokens<'a>, text: &'a [u8], scan: &mut Scan) -> Stop {
     let start = tokens.start();
     let verb = match first {
-        Token::Word(word) => verb(word),
+        Token::Word(word) => Verb::of(word),
         // A bracket before SELECT.
         Token::Symbol(b'(') => Verb::Rows(Traits::default()),
         _ => Verb::Detailed,
@@ -259,6 +245,9 @@ fn statement<'a>(first: Token<'a>, tokens: &mut Tokens<'a>, text: &'a [u8], scan
             let whole = text[start..tokens.end()].trim_ascii_end();
             let whole = whole.strip_suffix(b";").unwrap_or(whole);
             let stop = detail::detail(&all, whole, tokens.mode(), scan);
+            if unlogged::is_unlogged(first, &text[start..]) {
+                scan.traits.add(Traits::UNLOGGED);
+            }
             if stop == Stop::Here {
                 // Nobody knows where the body ends.
                 for _ in tokens.by_ref() {}

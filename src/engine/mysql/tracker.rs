@@ -149,15 +149,13 @@ pub struct Tracker {
     failure: Option<(u16, [u8; 5])>,
     /// The columns of a result that has connections' numbers in it.
     columns: Vec<numbers::Column>,
-    /// The client has asked this server what it keeps of connections, so it may name one as the server does.
-    sees_server: bool,
+    /// What any statement had. One that has asked this server what it keeps of connections may name one as the server does.
+    seen: Traits,
     forced: bool,
     /// The name of the `XA` transaction that is open.
     xa: Option<Bytes>,
     /// The last thing that the client was told is that its transaction was aborted.
     told: bool,
-    draws_sequence: bool,
-    asks_sequence: bool,
     shown: Vec<u8>,
 }
 
@@ -209,12 +207,10 @@ impl Tracker {
             passing: None,
             failure: None,
             columns: Vec::new(),
-            sees_server: false,
+            seen: Traits::default(),
             forced: false,
             xa: None,
             told: false,
-            draws_sequence: false,
-            asks_sequence: false,
             shown: Vec::new(),
         }
     }
@@ -360,7 +356,8 @@ impl crate::engine::Tracker for Tracker {
         self.statements.forget_open();
         self.settle();
         // A number that the client has from the other server would now hit somebody else.
-        (self.passing, self.sees_server) = (None, false);
+        self.passing = None;
+        self.seen.remove(Traits::SERVER_NUMBERS);
         (self.forced, self.told) = (false, false);
         // What was told is repeated behind the restore, and still not looked at.
         let drift = if self.wire.told.is_empty() { Drift::None } else { Drift::Known };
@@ -379,6 +376,10 @@ impl crate::engine::Tracker for Tracker {
         // Nobody will be able to go on with them.
         self.statements.forget_open();
         self.drift = Drift::Possible;
+    }
+
+    fn is_unlogged(&self) -> bool {
+        self.seen.has(Traits::UNLOGGED)
     }
 
     fn abort_copy(&mut self) -> Option<&'static [u8]> {

@@ -28,8 +28,8 @@ pub mod stored;
 pub mod tracker;
 
 use crate::engine::{
-    Access, Arrival, CancelKey, Engine, Farewell, Fate, Flush, Framing, Inquiry, Loss, Never, Obstacle,
-    Replicating, RouterLogin, Tie, Tracker as _,
+    Access, Arrival, CancelKey, Engine, Farewell, Fate, Flush, Framing, Inquiry, LogEnd, Loss, Never,
+    Obstacle, Replicating, RouterLogin, Tie, Tracker as _,
 };
 
 /// The engine.
@@ -269,7 +269,7 @@ impl Engine for Postgres {
         replicating::statements(router.major_version())
     }
 
-    fn written(row: &[Option<String>]) -> Option<(u64, bool)> {
+    fn written(row: &[Option<String>]) -> Option<LogEnd> {
         replicating::written(row)
     }
 

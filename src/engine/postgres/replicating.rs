@@ -1,7 +1,7 @@
 //! Physical replication, as far as it is a matter of statements: a base backup, and how far a server and its standby are.
 //! ("Continuous Archiving", "Log-Shipping Standby Servers" and "System Administration Functions" in the manual.)
 
-use crate::engine::Replicating;
+use crate::engine::{LogEnd, Replicating};
 
 /// The first whose standbys are configured like all later ones'.
 const FIRST: u32 = 13;
@@ -43,11 +43,16 @@ const STATEMENTS: Replicating = Replicating {
     begin_copy: BEGIN_COPY,
     end_copy: END_COPY,
     copy_files: &COPY_FILES,
+    objections: &[],
+    objections_anew: &[],
     needed_processes: NEEDED,
+    hold_still: &[],
     written: WRITTEN,
     write_out: WRITE_OUT,
     repeated: REPEATED,
     is_writable: IS_WRITABLE,
+    source: "",
+    settle: &[],
 };
 const STATEMENTS_14: Replicating =
     Replicating { begin_copy: BEGIN_COPY_14, end_copy: END_COPY_14, ..STATEMENTS };
@@ -62,7 +67,7 @@ pub(super) fn statements(major: u32) -> Option<&'static Replicating> {
 
 /// The end of the log, and whether that much is on disk. Where a page has just begun, the server counts its header in,
 /// which comes to be only with the next record: a standby will never have repeated that far.
-pub(super) fn written(row: &[Option<String>]) -> Option<(u64, bool)> {
+pub(super) fn written(row: &[Option<String>]) -> Option<LogEnd> {
     let number = |at: usize| row.get(at)?.as_deref()?.parse::<u64>().ok();
     let (inserted, flushed, page, segment) = (number(0)?, number(1)?, number(2)?, number(3)?);
     let end = if inserted.checked_rem(segment)? == LONG_HEADER {
@@ -72,7 +77,8 @@ pub(super) fn written(row: &[Option<String>]) -> Option<(u64, bool)> {
     } else {
         inserted
     };
-    Some((end, flushed >= end))
+    // The server itself refuses a standby with a history of its own.
+    Some(LogEnd { end, history: String::new(), on_disk: flushed >= end })
 }
 
 #[cfg(test)]
@@ -86,7 +92,9 @@ mod tests {
     #[test]
     fn the_header_of_a_page_with_nothing_on_it_does_not_count() {
         const SEGMENT: u64 = 1 << 20;
-        let at = |inserted, flushed| written(&row([inserted, flushed, 8192, SEGMENT]));
+        let at = |inserted, flushed| {
+            written(&row([inserted, flushed, 8192, SEGMENT])).map(|read| (read.end, read.on_disk))
+        };
         assert_eq!(at(5 * SEGMENT + 40, 5 * SEGMENT), Some((5 * SEGMENT, true)));
         assert_eq!(at(5 * SEGMENT + 8192 + 24, 5 * SEGMENT + 8192), Some((5 * SEGMENT + 8192, true)));
         // Not the first page of a segment: 16 bytes of a record that began before.

@@ -1,5 +1,6 @@
 //! A session's own end of the fleet.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use subtle::ConstantTimeEq as _;
@@ -17,6 +18,7 @@ pub struct Membership {
     _reserved: ConnectionId,
     key: CancelKey,
     doing: Arc<Mutex<Doing>>,
+    unlogged: AtomicBool,
 }
 
 impl Fleet {
@@ -50,7 +52,17 @@ impl Fleet {
         };
         members.counts[Attachment::Detached as usize] += 1;
         members.sessions.insert(number, member);
-        Ok((Membership { fleet: Arc::clone(self), id: number, _reserved: id, key, doing }, received))
+        Ok((
+            Membership {
+                fleet: Arc::clone(self),
+                id: number,
+                _reserved: id,
+                key,
+                doing,
+                unlogged: AtomicBool::new(false),
+            },
+            received,
+        ))
     }
 
     /// Has the statement cancelled that a client names by its key; silently does nothing if the key is wrong.
@@ -69,6 +81,13 @@ impl Fleet {
 }
 
 impl Membership {
+    /// The session may write from here on what the server's log does not have.
+    pub fn writes_unlogged(&self) {
+        if !self.unlogged.swap(true, Ordering::Relaxed) {
+            self.fleet.unlogged.begin();
+        }
+    }
+
     /// The session's connection id and cancel secret.
     pub fn key(&self) -> CancelKey {
         self.key
@@ -245,6 +264,9 @@ impl Drop for Membership {
             members.counts[member.attachment as usize] -= 1;
         }
         drop(members);
+        if *self.unlogged.get_mut() {
+            self.fleet.unlogged.end();
+        }
         self.fleet.progress.notify_waiters();
     }
 }

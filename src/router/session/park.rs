@@ -215,6 +215,9 @@ impl<T: Tracker> Onlooker<T> for Watch<'_> {
     fn seen(&mut self, tracker: &T) {
         self.shown.seen(self.membership, tracker);
         self.parking.seen(tracker);
+        if tracker.is_unlogged() {
+            self.membership.writes_unlogged();
+        }
     }
 
     fn stops(&self) -> bool {

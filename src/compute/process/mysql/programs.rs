@@ -122,6 +122,12 @@ impl Programs {
         environment(self.libraries.as_deref())
     }
 
+    /// A plugin of the installation.
+    pub fn plugin(&self, name: &str) -> Option<PathBuf> {
+        let file = self.plugins.as_ref()?.join(name);
+        file.is_file().then_some(file)
+    }
+
     /// Another program of the installation.
     pub fn tool(&self, name: &str) -> Option<PathBuf> {
         let folders = [self.server.parent()?.to_path_buf(), self.base.join("bin"), self.base.join("scripts")];

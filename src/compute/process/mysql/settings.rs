@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::binlog;
 use super::programs::Product;
 use crate::compute::process::flavour::Site;
 use crate::compute::{ComputeError, Resources};
@@ -46,11 +47,19 @@ const CREATION_NAMES: [&str; 8] = [
 
 /// The operator's own parameters, checked.
 #[derive(Debug, Clone)]
-pub(super) struct Parameters(BTreeMap<String, String>);
+pub(super) struct Parameters {
+    pub(super) own: BTreeMap<String, String>,
+    /// The server's number, where it is followed by a second one, or follows one.
+    pub(super) number: Option<u32>,
+}
 
 impl Parameters {
     /// Refuses names that are no parameter names, values that no command line can carry, and what the router sets.
-    pub(super) fn new(parameters: BTreeMap<String, String>) -> Result<Self, ComputeError> {
+    /// `number`: the server's, where there is to be a second one that follows.
+    pub(super) fn new(
+        parameters: BTreeMap<String, String>,
+        number: Option<u32>,
+    ) -> Result<Self, ComputeError> {
         let mut checked = BTreeMap::new();
         for (name, value) in parameters {
             let folded = name.to_ascii_lowercase().replace('-', "_");
@@ -69,12 +78,12 @@ impl Parameters {
             }
             checked.insert(folded, value);
         }
-        Ok(Self(checked))
+        Ok(Self { own: checked, number })
     }
 
     /// Whether the operator has set this.
     pub(super) fn has(&self, name: &str) -> bool {
-        self.0.keys().any(|own| bare(own) == name)
+        self.own.keys().any(|own| bare(own) == name)
     }
 
     /// The options of a server that serves. `most_files`: how many it may have open.
@@ -86,20 +95,22 @@ impl Parameters {
         most_files: u64,
     ) -> Vec<String> {
         let mut settings = governed(product, resources, most_files);
-        settings.extend(self.0.iter().map(|(name, value)| as_option(name, value)));
+        settings.extend(self.number.iter().flat_map(|_| binlog::governed(product)));
+        settings.extend(self.own.iter().map(|(name, value)| as_option(name, value)));
         settings.extend(fixed(product, site));
+        settings.extend(self.number.iter().flat_map(|number| binlog::fixed(product, *number)));
         settings
     }
 
     /// The options that a volume is made with.
     pub(super) fn for_creation(&self) -> Vec<String> {
-        let lasting = self.0.iter().filter(|(name, _)| CREATION_NAMES.contains(&name.as_str()));
+        let lasting = self.own.iter().filter(|(name, _)| CREATION_NAMES.contains(&name.as_str()));
         lasting.map(|(name, value)| as_option(name, value)).collect()
     }
 
     /// How many ordinary connections the server will take; `None` if the operator's value is not understood.
     pub(super) fn places(&self, resources: &Resources, most_files: u64) -> Option<u64> {
-        let all = match self.0.get("max_connections") {
+        let all = match self.own.get("max_connections") {
             Some(own) => own.trim().parse().ok()?,
             None => max_connections(resources, most_files),
         };
@@ -114,7 +125,7 @@ impl Parameters {
         most_files: u64,
     ) -> Option<u64> {
         let connections = self.places(resources, most_files)?.checked_mul(BYTES_PER_BUSY_CONNECTION)?;
-        let pool = match self.0.get("innodb_buffer_pool_size") {
+        let pool = match self.own.get("innodb_buffer_pool_size") {
             Some(own) => parse_memory(own)?,
             None => pool(product, resources.memory_bytes),
         };
@@ -299,7 +310,7 @@ mod tests {
     }
 
     fn parameters(list: &[(&str, &str)]) -> Result<Parameters, ComputeError> {
-        Parameters::new(list.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect())
+        Parameters::new(list.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect(), None)
     }
 
     #[test]

@@ -8,14 +8,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use async_trait::async_trait;
 use nix::sys::signal::Signal;
 
 use super::settings::PORT;
 use super::{CONFIGURATION, Postgres, includes_others};
-use crate::compute::process::flavour::{Following, Site};
+use crate::compute::process::flavour::{Flavour as _, Following, LastRead, Reach, Site};
 use crate::compute::process::pidfd::Pidfd;
 use crate::compute::process::secret_file;
-use crate::compute::process::standby::copy::Part;
+use crate::compute::process::standby::copy::{Part, copy_volume};
+use crate::compute::replication::Replication;
 
 /// A server that finds it at its start follows.
 const STANDBY_SIGNAL: &str = "standby.signal";
@@ -61,6 +63,7 @@ const OWN_FOLDERS: [&str; 8] = [
     "pg_subtrans",
 ];
 
+#[async_trait]
 impl Following for Postgres {
     fn objection(&self, volume: &Path) -> Option<String> {
         let has_any =
@@ -87,8 +90,21 @@ impl Following for Postgres {
         }
     }
 
-    fn part(&self) -> fn(&Path) -> Part {
-        part
+    async fn copy(
+        &self,
+        primary: &Site,
+        follower: &Site,
+        fresh: &Path,
+        replication: &dyn Replication,
+    ) -> Result<(), String> {
+        let text = |error: io::Error| format!("the volume cannot be copied: {error}");
+        let under_way = replication.begin_copy(&primary.run_dir.join(self.socket_name())).await?;
+        copy_volume(&primary.volume, fresh, part, follower.user.clone()).await.map_err(text)?;
+        for (name, content) in under_way.finish().await? {
+            let path = fresh.join(name);
+            secret_file::replace(&path, content.as_bytes(), follower.user.as_ref()).map_err(text)?;
+        }
+        Ok(())
     }
 
     fn settings_files(&self) -> &'static [&'static str] {
@@ -123,11 +139,30 @@ impl Following for Postgres {
         settings.into_iter().chain(none).flat_map(|setting| [OsString::from("-c"), setting.into()]).collect()
     }
 
-    fn promote(&self, site: &Site, server: &Pidfd) -> io::Result<()> {
+    fn reach(&self) -> Reach {
+        Reach::Socket
+    }
+
+    fn last_read(&self) -> LastRead {
+        LastRead::Stopped
+    }
+
+    fn sync(&self, _volume: &Path) -> io::Result<()> {
+        // What a standby has repeated it has written to disk before.
+        Ok(())
+    }
+
+    fn outlasts_machine(&self) -> bool {
+        true
+    }
+
+    async fn promote(&self, site: &Site, server: &Pidfd, _: &dyn Replication) -> Result<(), String> {
+        let text = |error: io::Error| format!("the copy cannot be told to take over: {error}");
         // Not synced: only a running server ever looks for it.
-        fs::write(site.volume.join(PROMOTE), b"")?;
-        site.user.as_ref().map_or(Ok(()), |user| user.own(&site.volume.join(PROMOTE)))?;
-        server.signal(Signal::SIGUSR1)
+        let file = site.volume.join(PROMOTE);
+        fs::write(&file, b"").map_err(text)?;
+        site.user.as_ref().map_or(Ok(()), |user| user.own(&file)).map_err(text)?;
+        server.signal(Signal::SIGUSR1).map_err(text)
     }
 }
 

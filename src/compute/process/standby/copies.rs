@@ -12,11 +12,11 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::super::flavour::Following;
+use super::super::flavour::{Following, Reach};
 use super::super::{ProcessProvider, secret_file, volume};
-use super::copy::copy_volume;
+use super::bridge::Bridge;
 use super::setbacks::Setbacks;
-use crate::compute::replication::{CopyFile, Position, Replication};
+use crate::compute::replication::{Position, Replication, Source};
 use crate::compute::{ComputeError, Instance, Resources};
 
 /// A copy that gets no nearer for so long does not follow.
@@ -50,6 +50,8 @@ pub(super) struct Standby {
     instance: Option<Instance>,
     /// It has been as far as the database was when it was made ready.
     caught_up: bool,
+    /// Its way to the one that serves.
+    bridge: Option<Bridge>,
 }
 
 impl Standby {
@@ -58,14 +60,21 @@ impl Standby {
         if let Some(objection) = pair.following.objection(&pair.primary.site.volume) {
             return Err(objection);
         }
+        // From an earlier promotion it may believe that it follows, itself perhaps.
+        pair.replication.settle(&pair.primary.socket()).await?;
+        if let Some(objection) = pair.replication.objection(&pair.primary.socket(), false).await? {
+            return Err(objection);
+        }
         if self.fit(pair, to).is_none() {
             self.start(pair, to).await?;
         }
         self.caught_up = false;
         let goal = pair.replication.written(&pair.primary.socket()).await?;
-        if catch_up(goal, pair).await.is_err() {
+        if catch_up(&goal, pair).await.is_err() {
             self.begin_anew(pair, to).await?;
         }
+        // What is on disk already does not have to get there while clients wait.
+        pair.follower.sync_log().await.map_err(|error| format!("the copy is not on disk: {error}"))?;
         self.caught_up = true;
         Ok(())
     }
@@ -96,7 +105,7 @@ impl Standby {
             make(pair).await?;
             self.follow(pair, to).await?;
             let goal = pair.replication.written(&pair.primary.socket()).await?;
-            catch_up(goal, pair).await
+            catch_up(&goal, pair).await
         };
         match made.await {
             Ok(()) => pair.setbacks().overcome(),
@@ -118,8 +127,15 @@ impl Standby {
             copied.map_err(|error| format!("{name} cannot be copied: {error}"))?;
         }
         let started = follower.follow(primary, following, to).await;
-        self.instance = Some(started.map_err(|error| error.to_string())?);
-        Ok(())
+        let instance = self.instance.insert(started.map_err(|error| error.to_string())?);
+        let Reach::Port { since } = following.reach() else { return Ok(()) };
+        let failed = |error: io::Error| format!("the copy cannot reach the database: {error}");
+        let bridge = Bridge::open(primary.socket(), instance.pid).await.map_err(failed)?;
+        let file = follower.site.volume.join(since);
+        let source = Source { port: bridge.port, since: fs::read_to_string(&file).ok() };
+        pair.replication.follow(&instance.socket, &source).await?;
+        self.bridge = Some(bridge);
+        unless_missing(fs::remove_file(&file)).map_err(failed)
     }
 
     /// The server that follows, if it runs.
@@ -161,13 +177,13 @@ fn settings(volume: &Path, following: &dyn Following) -> Vec<(&'static str, Vec<
 }
 
 /// Waits until the copy has repeated the log up to `goal`.
-async fn catch_up(goal: Position, pair: Pair<'_>) -> Result<(), String> {
+async fn catch_up(goal: &Position, pair: Pair<'_>) -> Result<(), String> {
     let Pair { follower, replication, .. } = pair;
     let mut furthest = None;
     let mut since = Instant::now();
     loop {
-        let reached = replication.repeated(&follower.socket()).await.ok();
-        if reached >= Some(goal) {
+        let reached = replication.repeated(&follower.socket(), goal).await.ok();
+        if reached >= Some(goal.end) {
             return Ok(());
         }
         if reached > furthest {
@@ -184,6 +200,10 @@ async fn catch_up(goal: Position, pair: Pair<'_>) -> Result<(), String> {
 async fn make(Pair { primary, follower, following, replication, .. }: Pair<'_>) -> Result<(), String> {
     let text = |error: io::Error| format!("the volume cannot be copied: {error}");
     let (from, to) = (&primary.site.volume, &follower.site.volume);
+    if let Some(objection) = replication.objection(&primary.socket(), true).await? {
+        return Err(objection);
+    }
+    let unlogged = replication.unlogged();
     let fresh = Fresh(volume::beside(to, ".new"));
     unmark(to).map_err(text)?;
     let old = [fresh.0.clone(), volume::beside(&fresh.0, ".trash"), to.clone()];
@@ -195,19 +215,11 @@ async fn make(Pair { primary, follower, following, replication, .. }: Pair<'_>) 
     let size = cleared.await.map_err(io::Error::other).and_then(|size| size).map_err(text)?;
     volume::check_room_for(to, size).map_err(|error| error.to_string())?;
     let started = Instant::now();
-    let under_way = replication.begin_copy(&primary.socket()).await?;
-    copy_volume(from, &fresh.0, following.part(), follower.site.user.clone()).await.map_err(text)?;
-    write_files(&fresh.0, under_way.finish().await?, follower).map_err(text)?;
+    following.copy(&primary.site, &follower.site, &fresh.0, replication).await?;
     fs::rename(&fresh.0, to).and_then(|()| volume::sync_folder(to.parent().unwrap_or(to))).map_err(text)?;
-    mark(to).map_err(text)?;
+    mark_unless(to, unlogged, replication)?;
     tracing::info!(cluster = primary.site.cluster, took = ?started.elapsed(), "made a copy of the volume");
     Ok(())
-}
-
-fn write_files(folder: &Path, files: Vec<CopyFile>, follower: &ProcessProvider) -> io::Result<()> {
-    files.into_iter().try_for_each(|(name, text)| {
-        secret_file::replace(&folder.join(name), text.as_bytes(), follower.site.user.as_ref())
-    })
 }
 
 /// A folder that is being filled. Half of a copy takes room and is of no use.
@@ -261,9 +273,31 @@ pub(super) fn is_marked(volume: &Path) -> bool {
     mark_of(volume).exists()
 }
 
-/// See the module.
+/// See the module. It says since when the machine runs.
 pub(super) fn mark(volume: &Path) -> io::Result<()> {
-    fs::write(mark_of(volume), b"")
+    fs::write(mark_of(volume), boot())
+}
+
+/// Marks it, unless something was written since `unlogged` that its log will not bring.
+pub(super) fn mark_unless(volume: &Path, unlogged: u64, replication: &dyn Replication) -> Result<(), String> {
+    mark(volume).map_err(|error| error.to_string())?;
+    // After it: whoever begins to now takes the mark away.
+    if replication.unlogged() != unlogged {
+        unmark(volume).map_err(|error| error.to_string())?;
+        return Err("something was written meanwhile that the log does not have".to_owned());
+    }
+    Ok(())
+}
+
+/// Whether the mark was made since the machine was started.
+pub(super) fn is_recent(volume: &Path) -> bool {
+    let boot = boot();
+    !boot.is_empty() && fs::read(mark_of(volume)).is_ok_and(|mark| mark == boot)
+}
+
+/// A name of this run of the machine (random(4)); empty where the kernel has none.
+fn boot() -> Vec<u8> {
+    fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default()
 }
 
 /// See the module. It need not be on disk: a server that took over does not follow, and that is seen.

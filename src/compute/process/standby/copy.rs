@@ -22,7 +22,7 @@ pub(in crate::compute::process) enum Part {
 
 /// Copies `from` to `to`, which does not exist, and gives it all to `user`; by reflink where the file system can
 /// (`copy_file_range` shares what it may). Dropping the future ends it.
-pub(super) async fn copy_volume(
+pub(in crate::compute::process) async fn copy_volume(
     from: &Path,
     to: &Path,
     part: fn(&Path) -> Part,

@@ -1,7 +1,9 @@
 //! What a provider does for the other one of a pair.
 
 use std::fs;
+use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -34,6 +36,13 @@ impl ProcessProvider {
             let _ = fs::remove_file(self.site.run_dir.join(name));
         }
         Ok(())
+    }
+
+    /// Writes to disk what its server has of the log.
+    pub(super) async fn sync_log(&self) -> io::Result<()> {
+        let (flavour, volume) = (Arc::clone(&self.flavour), self.site.volume.clone());
+        let sync = move || flavour.following().map_or(Ok(()), |following| following.sync(&volume));
+        tokio::task::spawn_blocking(sync).await.map_err(io::Error::other)?
     }
 
     /// Starts a server on its volume that follows the one of `primary`.

@@ -70,9 +70,7 @@ impl Tracker {
             self.suspect(is_told, &effects);
         }
         self.wire.called |= traits.has(Traits::CALLS);
-        self.sees_server |= traits.has(Traits::SERVER_NUMBERS);
-        self.asks_sequence |= traits.has(Traits::ASKS_SEQUENCE);
-        self.draws_sequence |= traits.has(Traits::DRAWS_SEQUENCE);
+        self.seen.add(traits);
         self.push(kind, shape, id, traits, effects);
     }
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::Tracker;
 use crate::engine::Obstacle;
 use crate::engine::mysql::capability::Product;
-use crate::engine::mysql::sql::Field;
+use crate::engine::mysql::sql::{Field, Traits};
 use crate::engine::mysql::state::{Context, Names, State};
 
 /// How many values are remembered by their keys.
@@ -196,7 +196,7 @@ impl Tracker {
         match () {
             () if lost => Some(Obstacle::PreparedStatement),
             // It would be NULL elsewhere; only who has ever asked for it would notice.
-            () if self.draws_sequence && self.asks_sequence => Some(Obstacle::SequenceValue),
+            () if self.seen.has(Traits::SEQUENCE) => Some(Obstacle::SequenceValue),
             () if self.names_overflown && self.product != Product::MariaDb => Some(Obstacle::Setting),
             () => None,
         }

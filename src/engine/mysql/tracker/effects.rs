@@ -24,7 +24,8 @@ impl Tracker {
         };
         self.wire.context.database = database;
         self.forget_context();
-        (self.draws_sequence, self.asks_sequence, self.names_overflown) = (false, false, false);
+        self.seen.remove(Traits::SEQUENCE);
+        self.names_overflown = false;
         self.xa = None;
     }
 

@@ -140,7 +140,7 @@ impl Tracker {
             let id = match who {
                 Who::Own => u64::from(self.id),
                 Who::Number(id) => id,
-                Who::Unknown if self.sees_server => continue,
+                Who::Unknown if self.seen.has(Traits::SERVER_NUMBERS) => continue,
                 Who::Unknown => return Named::Refused(None),
             };
             let known = u32::try_from(id).ok();
@@ -156,7 +156,8 @@ impl Tracker {
                 (Whereabouts::Detached | Whereabouts::Unknown, Purpose::Compare) => {}
                 (Whereabouts::Detached, _) => return Named::Resolved(Intercepted::Wakes(known.unwrap_or(0))),
                 // The server says so: no number of its own is as high.
-                (Whereabouts::Unknown, _) if id >= u64::from(FIRST_CONNECTION_ID) || self.sees_server => {}
+                (Whereabouts::Unknown, _)
+                    if id >= u64::from(FIRST_CONNECTION_ID) || self.seen.has(Traits::SERVER_NUMBERS) => {}
                 (Whereabouts::Unknown, _) => return Named::Refused(Some(id)),
             }
         }

@@ -4,6 +4,7 @@ use super::{Echo, Standing, Tracker};
 use crate::engine::mysql::log_in::LoggedIn;
 use crate::engine::mysql::restore::Restored;
 use crate::engine::mysql::save::MOST_FOUND_ROWS;
+use crate::engine::mysql::sql::Traits;
 use crate::engine::mysql::state::State;
 use crate::engine::{Drift, Obstacle};
 
@@ -55,7 +56,7 @@ impl Tracker {
         self.wire.called = false;
         self.wire.suspicion = None;
         self.wire.temporary_tables.clear();
-        (self.draws_sequence, self.asks_sequence) = (false, false);
+        self.seen.remove(Traits::SEQUENCE);
         let Restored { warnings, found_rows, .. } = restored;
         self.echo = Some(Echo { warnings, row_count: self.wire.row_count, found_rows });
     }
