@@ -21,6 +21,7 @@ mod mysql;
 mod mysql_wire;
 mod postgres;
 mod promote;
+mod promote_mysql;
 mod report;
 mod restart;
 #[path = "../stage/mod.rs"]
@@ -31,7 +32,6 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use clients::{Clients, Load};
-use promote::Twins;
 use restart::{Recipe, Restart, restart};
 use scalepoint::scaling::report::{Outcome, ScaleReport};
 use stage::bare::Bare;
@@ -44,7 +44,7 @@ use subject::{ROWS, Subject};
 const HELP: &str = "\
 cargo bench --bench switch_latency -- [--quick] [OPTION VALUE]...
   --server X    postgres | mariadb | mysql9 (postgres)
-  --handover X  restart | standby (restart; standby: PostgreSQL only, beside a bare promotion)
+  --handover X  restart | standby (restart; standby: beside a bare promotion)
   --changes N   capacity changes (24; with --quick 6)
   --clients N   busy clients (16)
   --idle N      idle ones beside them (0)
@@ -129,7 +129,7 @@ fn main() {
         clients: &clients,
         bare: &mut bare,
         best: (&mut best, &recipe),
-        twins: standby.then(|| Twins::make(&stage, scale)),
+        twins: standby.then(|| Twins::make(&stage, product, scale)),
     };
     pair.turn(pause, 0);
     clients.forget();
@@ -145,6 +145,23 @@ fn main() {
     }
     let errors = clients.stop();
     assert!(errors.is_empty(), "clients saw errors: {errors:?}");
+}
+
+/// Two servers, of which one is promoted.
+enum Twins<'a> {
+    Postgres(promote::Twins<'a>),
+    Mysql(promote_mysql::Twins),
+}
+
+impl<'a> Twins<'a> {
+    fn make(stage: &'a Stage, product: Product, scale: u32) -> Twins<'a> {
+        match product {
+            Product::Postgres => Twins::Postgres(promote::Twins::make(stage, scale)),
+            Product::MariaDb | Product::MySql9 => {
+                Twins::Mysql(promote_mysql::Twins::make(stage, product, scale))
+            }
+        }
+    }
 }
 
 /// Those who are compared.
@@ -176,7 +193,8 @@ impl Pair<'_, '_> {
         subject.warm(stage, self.bare.port);
         let bare = restart(stage, subject, self.bare, felt.len(), &Recipe::Direct);
         let best = match &mut self.twins {
-            Some(twins) => twins.promote(subject, felt.len()),
+            Some(Twins::Postgres(twins)) => twins.promote(subject, felt.len()),
+            Some(Twins::Mysql(twins)) => twins.promote(felt.len()),
             None => {
                 let (server, recipe) = &mut self.best;
                 subject.warm(stage, server.port);
