@@ -91,7 +91,7 @@ class MysqlServer(Clients, Serve):
     def start(self):
         super().start()
         if self.handover == "standby":
-            wait_until(self.follows, "a standby")
+            wait_until(self.follows, "a standby", START_DEADLINE)
         return self
 
     def follows(self):
