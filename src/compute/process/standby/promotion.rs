@@ -52,8 +52,11 @@ impl StandbyProvider {
         let fenced = Instant::now();
         // From here on it may take over, whoever is still there to see it.
         copies::unmark(&follower.site.volume).map_err(|error| NotNow(error.to_string()))?;
-        following.promote(&follower.site, &new_main.pidfd, &*self.replication).await.map_err(NotNow)?;
-        let writable = timeout(PROMOTION, self.await_writable(&new)).await;
+        let told = async {
+            following.promote(&follower.site, &new_main.pidfd, &*self.replication).await?;
+            self.await_writable(&new).await
+        };
+        let writable = timeout(PROMOTION, told).await;
         writable.unwrap_or_else(|_| Err("the copy does not take over in time".to_owned())).map_err(NotNow)?;
         Ok((fence, HandOverTimes { stop: fenced - started, start: fenced.elapsed() }))
     }
