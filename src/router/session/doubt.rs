@@ -26,8 +26,9 @@ use crate::router::fleet::Attachment;
 use crate::router::gate::{Phase, Signal};
 use crate::router::relay::Event;
 
-/// How long the number of a transaction is asked for.
-const IDENTIFY: Duration = Duration::from_secs(1);
+/// How long the number of a transaction is asked for: the question writes to the log, and a busy disk may take its time. What
+/// a COMMIT waits for before ([`super::forced`]) and this end before all sessions have to be at rest.
+const IDENTIFY: Duration = Duration::from_secs(3);
 /// How long a server that serves again may take to know what became of a transaction.
 const RESOLVE: Duration = Duration::from_secs(10);
 /// Between two tries.
@@ -83,6 +84,10 @@ impl<E: Engine> Session<E> {
         if self.gate.borrow().era != self.rest.era {
             // Another server may have been asked, where the number of our backend is somebody else's.
             number = None;
+        }
+        if number.is_none() {
+            let session = self.membership.key().id;
+            tracing::debug!(session, "which transaction is under way is not known");
         }
         match (number, self.pump_until(Instant::now()).await) {
             // The answer has come meanwhile.
