@@ -17,8 +17,8 @@ use crate::scaling::driver::Maintenance;
 
 /// How long a flush that goes on by itself is waited for; clients write meanwhile, so it may never be done …
 const FLUSHING: Duration = Duration::from_secs(3);
-/// … and not longer than this without getting further.
-const STUCK: Duration = Duration::from_millis(200);
+/// … and not longer than this without getting further: InnoDB looks once a second whether it has to.
+const STUCK: Duration = Duration::from_millis(1200);
 /// Between two looks at how much is left.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -47,6 +47,8 @@ pub(super) struct Settings {
     started: BTreeMap<String, String>,
     /// What was changed since then, by clients of this server or of one before it.
     changed: BTreeMap<String, String>,
+    /// What a flush has changed, and how it was before.
+    before_flush: BTreeMap<String, String>,
 }
 
 /// Name and value.
@@ -67,20 +69,23 @@ impl<E: Engine> Chores<E> {
         self.settings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until little is left to be written, as long as it gets less.
+    /// Waits until little is left to be written, or as little as it gets while clients write.
     async fn until_flushed(&self, left: &str, enough: u64) -> Result<(), String> {
         let deadline = Instant::now() + FLUSHING;
-        let (mut least, mut since) = (u64::MAX, Instant::now());
+        let (mut most, mut last, mut least, mut since) = (0, u64::MAX, u64::MAX, Instant::now());
         while Instant::now() < deadline && since.elapsed() < STUCK {
             let rows = self.run(left).await?;
             let count = rows.first().and_then(|row| row.last()?.as_deref()?.parse::<u64>().ok());
-            match count {
-                Some(count) if count <= enough => return Ok(()),
-                // A tenth less is progress.
-                Some(count) if count < least - least / 10 => (least, since) = (count, Instant::now()),
-                Some(_) => {}
-                None => return Ok(()),
+            let Some(count) = count else { return Ok(()) };
+            // Once it has got less by half and gets more again, it has just been written.
+            if count <= enough || (last <= most / 2 && count >= last) {
+                return Ok(());
             }
+            // A tenth less is progress.
+            if count < least - least / 10 {
+                (least, since) = (count, Instant::now());
+            }
+            (most, last) = (most.max(count), count);
             sleep(LOOK).await;
         }
         Ok(())
@@ -91,6 +96,12 @@ impl<E: Engine> Chores<E> {
 impl<E: Engine> Maintenance for Chores<E> {
     async fn flush(&self) -> Result<(), String> {
         let flush = E::flush();
+        if let Some(changes) = flush.changes
+            && self.settings().before_flush.is_empty()
+        {
+            let before = pairs(self.run(changes).await?);
+            self.settings().before_flush = before;
+        }
         for statement in flush.begin {
             self.run(statement).await?;
         }
@@ -101,8 +112,9 @@ impl<E: Engine> Maintenance for Chores<E> {
     }
 
     async fn unflush(&self) {
-        for statement in E::flush().end {
-            if let Err(error) = self.run(statement).await {
+        let before = std::mem::take(&mut self.settings().before_flush);
+        for statement in before.iter().filter_map(|(name, value)| E::set_volatile(name, value)) {
+            if let Err(error) = self.run(&statement).await {
                 tracing::warn!(error, "the server goes on flushing");
             }
         }
@@ -143,9 +155,10 @@ impl<E: Engine> Maintenance for Chores<E> {
 
     async fn remember(&self) -> Result<(), String> {
         let Some(query) = self.settings().query else { return Ok(()) };
-        let now = pairs(self.observer.run(query).await.map_err(|error| error.to_string())?);
+        let mut now = pairs(self.observer.run(query).await.map_err(|error| error.to_string())?);
         let mut settings = self.settings();
-        let Settings { started, changed, .. } = &mut *settings;
+        let Settings { started, changed, before_flush, .. } = &mut *settings;
+        now.extend(before_flush.clone());
         *changed = now.into_iter().filter(|(name, value)| started.get(name) != Some(value)).collect();
         Ok(())
     }
@@ -162,6 +175,7 @@ impl<E: Engine> Maintenance for Chores<E> {
         self.settings().query = Some(query);
         let started = pairs(backend.converse(E::admin_query(query, &[])).await.map_err(text)?);
         self.settings().started.clone_from(&started);
+        self.settings().before_flush.clear();
         let changed = self.settings().changed.clone();
         for (name, value) in changed.iter().filter(|(name, value)| started.get(*name) != Some(value)) {
             let Some(statement) = E::set_volatile(name, value) else { continue };

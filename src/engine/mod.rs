@@ -295,8 +295,9 @@ pub struct Flush {
     /// A statement that yields how much is left, as a number in its last column, and how much of it a stop does in no
     /// time.
     pub left: Option<(&'static str, u64)>,
-    /// Statements that end it, if the server is to go on after all.
-    pub end: &'static [&'static str],
+    /// A question for the settings that these statements change, as names and values: to be put back if the server is to go
+    /// on after all.
+    pub changes: Option<&'static str>,
 }
 
 /// What a capture goes by.

@@ -3,18 +3,24 @@
 use crate::engine::Flush;
 use crate::engine::mysql::capability::Product;
 
-/// InnoDB writes dirty pages at once when none may be left.
+/// InnoDB writes dirty pages when none may be left: once a second, and no more of them than `innodb_io_capacity`, which is 200
+/// where nobody has set it.
 pub const FLUSH: Flush = Flush {
-    begin: &["SET GLOBAL innodb_max_dirty_pages_pct_lwm = 0", "SET GLOBAL innodb_max_dirty_pages_pct = 0"],
+    begin: &[
+        "SET GLOBAL innodb_io_capacity_max = 40000",
+        "SET GLOBAL innodb_io_capacity = 20000",
+        "SET GLOBAL innodb_max_dirty_pages_pct_lwm = 0",
+        "SET GLOBAL innodb_max_dirty_pages_pct = 0",
+    ],
     left: Some((
         "SHOW GLOBAL STATUS LIKE 'Innodb_buffer_pool_pages_dirty'",
         // A stop writes that many in a few milliseconds; the last few are dirtied again by InnoDB itself.
         50,
     )),
-    end: &[
-        "SET GLOBAL innodb_max_dirty_pages_pct = DEFAULT",
-        "SET GLOBAL innodb_max_dirty_pages_pct_lwm = DEFAULT",
-    ],
+    changes: Some(
+        "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('innodb_io_capacity', 'innodb_io_capacity_max', \
+         'innodb_max_dirty_pages_pct', 'innodb_max_dirty_pages_pct_lwm')",
+    ),
 };
 
 /// Every restart empties a MEMORY table. The row count of such a table is exact.
@@ -33,9 +39,8 @@ pub fn query(product: Product) -> &'static str {
     }
 }
 
-/// Not carried over by `SET GLOBAL`: capacity governs it, a flush ahead of the stop has changed it, or it says what the
-/// server has done and not what it was told.
-const NOT_CARRIED: [&str; 34] = [
+/// Not carried over by `SET GLOBAL`: capacity governs it, or it says what the server has done and not what it was told.
+const NOT_CARRIED: [&str; 30] = [
     "error_count",
     "gtid_binlog_pos",
     "gtid_binlog_state",
@@ -50,11 +55,7 @@ const NOT_CARRIED: [&str; 34] = [
     "innodb_buffer_pool_load_abort",
     "innodb_buffer_pool_load_now",
     "innodb_buffer_pool_size",
-    "innodb_io_capacity",
-    "innodb_io_capacity_max",
     "innodb_log_buffer_size",
-    "innodb_max_dirty_pages_pct",
-    "innodb_max_dirty_pages_pct_lwm",
     "innodb_redo_log_capacity",
     "innodb_thread_concurrency",
     "insert_id",

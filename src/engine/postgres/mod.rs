@@ -254,7 +254,7 @@ impl Engine for Postgres {
     }
 
     fn flush() -> &'static Flush {
-        &Flush { begin: &["CHECKPOINT"], left: None, end: &[] }
+        &Flush { begin: &["CHECKPOINT"], left: None, changes: None }
     }
 
     fn server_obstacle() -> Option<(Obstacle, &'static str)> {
