@@ -206,6 +206,27 @@ def variable_of_the_whole_server(server):
     return check
 
 
+# What the router itself changes for a while, to have dirty pages written before the stop.
+OF_THE_FLUSH = "innodb_max_dirty_pages_pct_lwm = 7, GLOBAL innodb_max_dirty_pages_pct = 77, GLOBAL innodb_io_capacity = 555"
+
+
+def of_the_flush(connection):
+    names = ("max_dirty_pages_pct_lwm", "max_dirty_pages_pct", "io_capacity")
+    return [one(connection, f"SELECT @@GLOBAL.innodb_{name}") for name in names]
+
+
+@carried
+def variables_that_a_flush_changes(server):
+    with server.connect() as master:
+        run(master, f"SET GLOBAL {OF_THE_FLUSH}")
+
+    def check():
+        with server.connect() as other:
+            assert of_the_flush(other) == [7, 77, 555]
+
+    return check
+
+
 @carried
 def character_sets(server):
     """statements and answers are of another character set than the router's"""
@@ -1349,7 +1370,11 @@ def seek_in_vain(server, rows):
     found, kept, before, reasons = {}, [], {}, {}
     setups = [(row, *attempt(row.setup, server)) for row in rows]
     if not server.direct:
+        with server.connect() as master:
+            settings = of_the_flush(master)
         report = server.scale(4, seconds=10, action="rollback", exits=(3,))
+        with server.connect() as master:
+            assert of_the_flush(master) == settings, "what a change in vain has set is put back"
         reasons = {obstacle["session"]: obstacle["reason"] for obstacle in report["obstacles"]}
         before = {session["id"]: session["obstacle"] for session in server.sessions()}
     for row, made, error in reversed(setups):
