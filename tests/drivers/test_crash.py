@@ -1,15 +1,18 @@
 """The tests of crashes (crash_cases.py) with PostgreSQL, and what only PostgreSQL has."""
 
 import concurrent.futures
+import contextlib
 import os
+import pathlib
 import signal
 
 import psycopg
 import pytest
-from conftest import Server, running
+from conftest import Server, running, wait_until
 from crash_cases import *
 from crash_cases import sessions_outlive, settle, share, until_another
 from crash_engines import Postgres
+from mysqlserver import MysqlServer
 from rawpg import Raw
 
 
@@ -132,16 +135,60 @@ def test_a_session_that_hangs_in_a_hold_costs_the_change(shared):
     shared.clean_log()
 
 
-def test_a_server_that_cannot_be_held_up_is_started_in_its_turn(tmp_path, monkeypatch):
-    """Without CAP_SYS_ADMIN."""
+@pytest.fixture
+def incapable(tmp_path, monkeypatch):
+    """A router without CAP_SYS_ADMIN: the kernel lets it hold nobody up."""
     program = tmp_path / "scalepoint"
     drop = "setpriv --bounding-set -sys_admin --inh-caps -sys_admin"
     program.write_text(f'#!/bin/sh\nexec {drop} "{os.environ["SCALEPOINT_BIN"]}" "$@"\n')
     program.chmod(0o755)
     monkeypatch.setenv("SCALEPOINT_BIN", str(program))
-    with running(Server("15")) as server:
-        assert "the next server is not started ahead" in server.log()
-        with server.connect() as session:
-            session.execute("SET work_mem = '5MB'")
+
+
+def held_up_by_settings(server):
+    """Servers that read their settings from a FIFO."""
+    found = []
+    for pid in server.database_processes():
+        with contextlib.suppress(OSError):
+            words = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            files = [word.removeprefix(b"config_file=") for word in words if word.startswith(b"config_file=")]
+            if files and pathlib.Path(os.fsdecode(files[0])).is_fifo():
+                found.append(pid)
+    return found
+
+
+@pytest.mark.parametrize("version", ["10", "15", "18"])
+def test_a_server_is_held_up_by_its_settings_where_the_kernel_does_not_do_it(incapable, version):
+    with running(Server(version)) as server:
+        assert "is held up by its settings, not by the kernel" in server.log()
+        session, busy = server.connect(), server.connect()
+        session.execute("SET work_mem = '5MB'")
+        for _ in range(2):
             server.swap()
             assert session.execute("SHOW work_mem").fetchone() == ("5MB",)
+            settings = pathlib.Path(session.execute("SHOW config_file").fetchone()[0])
+            assert settings.parent == server.data_dir / server.name / "run"
+            assert settings.resolve() == server.volume / "postgresql.conf"
+        busy.execute("BEGIN")
+        server.scale(2 if server.status()["capacity"] != 2 else 4, seconds=60, wait=False)
+        wait_until(lambda: held_up_by_settings(server), "a server that waits")
+        assert len(held_up_by_settings(server)) == 1
+        server.kill()
+        wait_until(lambda: not held_up_by_settings(server), "its end")
+        session.close()
+        busy.close()
+        server.start()
+        with server.connect() as session:
+            assert session.execute("SHOW work_mem").fetchone() == ("4MB",)
+        assert list((server.data_dir / server.name / "run").glob("settings.*")) == []
+
+
+def test_a_server_that_cannot_be_held_up_is_started_in_its_turn(incapable):
+    with running(MysqlServer("mariadb")) as server:
+        assert "the next server is not started ahead" in server.log()
+        with server.connect() as session:
+            session.cursor().execute("SET @kept = 5")
+            server.swap()
+            cursor = session.cursor()
+            cursor.execute("SELECT @kept")
+            assert cursor.fetchall() == ((5,),)

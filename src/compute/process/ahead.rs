@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::ProcessProvider;
 use super::barrier::Barrier;
-use super::start::Staged;
+use super::start::{Staged, Way};
 use crate::compute::{ComputeError, Resources};
 
 /// So long before a server looks whether it is to stop it has to be told, at least and at most: it has to notice first.
@@ -54,7 +54,24 @@ impl ProcessProvider {
         resources: &Resources,
         more: Vec<OsString>,
     ) -> Result<Staged, ComputeError> {
-        Staged::new(&self.site, self.flavour.as_ref(), resources, more, &self.cgroup.entrances())
+        Staged::new(&self.site, self.flavour.as_ref(), resources, more, None, &self.cgroup.entrances())
+    }
+
+    /// The same for a server that may be sent ahead.
+    pub(super) fn stage_ahead(&self, resources: &Resources) -> Result<Staged, ComputeError> {
+        let (site, flavour) = (&self.site, self.flavour.as_ref());
+        let by_settings = self.by_settings.load(Ordering::Relaxed);
+        let settings = by_settings.then(|| flavour.held_by_settings(site)).flatten();
+        Staged::new(site, flavour, resources, Vec::new(), settings, &self.cgroup.entrances())
+    }
+
+    /// How it is held up.
+    fn way(&self) -> Option<Way> {
+        match (self.unfit.load(Ordering::Relaxed), self.by_settings.load(Ordering::Relaxed)) {
+            (true, _) => None,
+            (false, true) => self.flavour.held_by_settings(&self.site).map(|_| Way::Fifo),
+            (false, false) => self.flavour.threshold(&self.site).map(Way::Kernel),
+        }
     }
 
     pub(super) fn prepared(&self) -> MutexGuard<'_, Option<(Resources, Staged)>> {
@@ -71,14 +88,16 @@ impl ProcessProvider {
 
     /// Sends the next server ahead, up to its threshold, if that can be done here.
     pub(super) async fn send_ahead(&self, to: &Resources) -> Result<(), ComputeError> {
-        let mut staged = self.take_prepared(to)?;
+        let mut staged = match self.prepared().take() {
+            Some((resources, staged)) if resources == *to && staged.is_fresh() => staged,
+            _ => self.stage_ahead(to)?,
+        };
         if !staged.is_ahead()
-            && !self.unfit.load(Ordering::Relaxed)
-            && let Some(threshold) = self.flavour.threshold(&self.site)
+            && let Some(way) = self.way()
         {
             // It starts beside a server that works: neither is to wait for a small quota.
             self.cgroup.lift();
-            let advanced = staged.advance(&self.site, threshold).await;
+            let advanced = staged.advance(&self.site, way).await;
             if let Some(serving) = self.serving() {
                 self.limit(&serving);
             }
@@ -100,6 +119,10 @@ impl ProcessProvider {
     /// Looks whether servers can be sent ahead here, and notes it if not.
     pub(super) fn try_barrier(&self) {
         let reason = match Barrier::impossible(&self.site.volume) {
+            Some(error) if self.flavour.held_by_settings(&self.site).is_some() => {
+                tracing::info!(cluster = self.site.cluster, %error, "the next server is held up by its settings, not by the kernel");
+                return self.by_settings.store(true, Ordering::Relaxed);
+            }
             Some(error) => format!("the kernel does not let us hold it up ({error}; it takes CAP_SYS_ADMIN)"),
             None if self.flavour.threshold(&self.site).is_none() => {
                 "this server cannot be held up".to_owned()

@@ -17,6 +17,9 @@
 //! it, the kernel sends the waiting server SIGKILL, because the anchor is set up for signals (`O_ASYNC`, `F_SETSIG`) with
 //! that one for its own. Both are undone from outside at `open`: the message is read back and the signal switched off, so
 //! the server is left with a dead socket.
+//!
+//! Where the kernel refuses all this (it takes `CAP_SYS_ADMIN`), a server may be held up by its settings file instead
+//! (`fifo`), on the same tether.
 
 use std::fs;
 use std::io::{self, PipeReader, PipeWriter};
@@ -37,6 +40,7 @@ use nix::sys::signal::Signal;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use tokio::sync::watch;
 
+use super::fifo::{Feeder, Fifo};
 use super::fork::Process;
 
 /// Where a server that is started while another one serves the volume is held up.
@@ -100,10 +104,20 @@ pub(super) struct Barrier {
 
 #[derive(Debug)]
 struct Armed {
-    door: Arc<Door>,
+    process: Process,
     stand: watch::Receiver<Stand>,
-    /// Its end ends the door's watchman.
-    _watching: PipeWriter,
+    means: Means,
+}
+
+/// By what a server is held up.
+#[derive(Debug)]
+enum Means {
+    Kernel {
+        door: Arc<Door>,
+        /// Its end ends the door's watchman.
+        _watching: PipeWriter,
+    },
+    Fifo(Feeder),
 }
 
 impl Barrier {
@@ -145,7 +159,17 @@ impl Barrier {
         });
         let watchman = Arc::clone(&door);
         std::thread::Builder::new().name("barrier".to_owned()).spawn(move || watchman.watch(&stop, &tell))?;
-        self.armed = Some(Armed { door, stand, _watching: watching });
+        let means = Means::Kernel { door, _watching: watching };
+        self.armed = Some(Armed { process: process.clone(), stand, means });
+        Ok(())
+    }
+
+    /// The same for a process that has this for its settings file.
+    pub(super) fn arm_with_fifo(&mut self, process: &Process, fifo: Arc<Fifo>) -> io::Result<()> {
+        tie(&self.anchor, libc::pid_t::try_from(process.pid).map_err(io::Error::other)?)?;
+        let feeder = Feeder::begin(fifo, process.clone())?;
+        let stand = feeder.stand.clone();
+        self.armed = Some(Armed { process: process.clone(), stand, means: Means::Fifo(feeder) });
         Ok(())
     }
 
@@ -153,7 +177,7 @@ impl Barrier {
     pub(super) async fn reached(&self) -> Stand {
         let Some(armed) = &self.armed else { return Stand::Coming };
         let mut stand = armed.stand.clone();
-        let mut exited = armed.door.process.exited.clone();
+        let mut exited = armed.process.exited.clone();
         tokio::select! {
             seen = stand.wait_for(|stand| *stand != Stand::Coming) => seen.map_or(Stand::Coming, |stand| *stand),
             _ = exited.wait_for(Option::is_some) => *armed.stand.borrow(),
@@ -166,9 +190,14 @@ impl Barrier {
             return Ok(());
         }
         untie(&self.anchor)?;
-        drop(take_back(&self.anchor)?);
-        if let Some(armed) = self.armed.take() {
-            armed.door.open();
+        if matches!(&self.armed, Some(Armed { means: Means::Kernel { .. }, .. })) {
+            drop(take_back(&self.anchor)?);
+        }
+        match self.armed.take().map(|armed| armed.means) {
+            Some(Means::Kernel { door, .. }) => door.open(),
+            // If nobody feeds it any more, it has ended.
+            Some(Means::Fifo(feeder)) => feeder.give_word()?,
+            None => {}
         }
         Ok(())
     }
@@ -178,7 +207,7 @@ impl Drop for Barrier {
     /// The end of the tether does this as well; a server that is held up must not stay if it did not.
     fn drop(&mut self) {
         if let Some(armed) = &self.armed {
-            let _ = armed.door.process.pidfd.signal(Signal::SIGKILL);
+            let _ = armed.process.pidfd.signal(Signal::SIGKILL);
         }
     }
 }

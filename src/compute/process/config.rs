@@ -125,6 +125,8 @@ impl ProcessProvider {
             prepared: Mutex::new(None),
             serving: Mutex::new(None),
             unfit: AtomicBool::new(false),
+            by_settings: AtomicBool::new(false),
+            settings: Mutex::new(None),
             moment: Mutex::new(None),
             lead: Lead::default(),
             turn: Semaphore::new(1),

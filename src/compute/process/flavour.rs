@@ -82,6 +82,17 @@ pub(super) trait Flavour: Send + Sync {
     /// Where a server that is started ahead waits for the end of the one before it. `None`: it cannot be held up.
     fn threshold(&self, site: &Site) -> Option<Threshold>;
 
+    /// The settings file at which a server that is started ahead can be held up instead, as it opens that twice before it
+    /// touches the volume. `None`: it cannot be done.
+    fn held_by_settings(&self, _site: &Site) -> Option<PathBuf> {
+        None
+    }
+
+    /// What makes a server read its settings from there.
+    fn reading(&self, _settings: &Path) -> Vec<OsString> {
+        Vec::new()
+    }
+
     /// When the server `pid` looks next whether it is to stop, if it does so only now and then; to find out may take a good
     /// second. `None`: it makes no difference, or cannot be told.
     async fn next_look(&self, _pid: u32) -> Option<Instant> {

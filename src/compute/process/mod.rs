@@ -31,6 +31,7 @@ use zeroize::Zeroizing;
 
 use self::ahead::Lead;
 use self::cgroup::{Cgroup, Limits};
+use self::fifo::Fifo;
 use self::flavour::{Flavour, Site};
 use self::fork::Process;
 use self::shared_memory::SharedMemory;
@@ -46,6 +47,7 @@ mod ahead;
 mod barrier;
 mod cgroup;
 mod config;
+mod fifo;
 mod flavour;
 #[expect(
     unsafe_code,
@@ -104,6 +106,10 @@ pub struct ProcessProvider {
     serving: Mutex<Option<Resources>>,
     /// Servers cannot be held up here, so none is sent ahead.
     unfit: AtomicBool,
+    /// They are held up by their settings file, because the kernel does not do it for us.
+    by_settings: AtomicBool,
+    /// What the running server has for a settings file, if it was made for it.
+    settings: Mutex<Option<Arc<Fifo>>>,
     /// When the stop of the running server is best signalled.
     moment: Mutex<Option<tokio::time::Instant>>,
     /// So long before it looks whether it is to stop.
@@ -181,14 +187,15 @@ impl ProcessProvider {
     async fn start(&self, staged: Staged, resources: &Resources) -> Result<Instance, ComputeError> {
         let version = self.version().await?.to_owned();
         let started = staged.go(&self.site, self.flavour.as_ref(), self.start_deadline).await;
-        let process = match started {
-            Ok(process) => process,
+        let (process, settings) = match started {
+            Ok(started) => started,
             Err(error) => {
                 self.clear(Duration::ZERO).await?;
                 return Err(error);
             }
         };
         *self.running() = Some(process.clone());
+        *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = settings;
         *self.serving.lock().unwrap_or_else(PoisonError::into_inner) = Some(resources.clone());
         self.limit(resources);
         Ok(Instance {
@@ -233,7 +240,8 @@ impl ComputeProvider for ProcessProvider {
         private_dir::ensure(&site.run_dir, site.user.as_ref())?;
         volume::check_reach(site, &site.run_dir).await?;
         self.halt(self.stop_deadline).await?;
-        for leftover in readiness::stale_sockets(&site.run_dir) {
+        let fifos = Fifo::leftovers(&site.run_dir);
+        for leftover in readiness::stale_sockets(&site.run_dir).into_iter().chain(fifos) {
             let _ = fs::remove_file(leftover);
         }
         let password = self.password.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -273,7 +281,7 @@ impl ComputeProvider for ProcessProvider {
         self.version().await?;
         self.dismiss();
         // Not in the hand-over: clients wait there, and while a process moves into a cgroup no other can fork or exit.
-        *self.prepared() = Some((to.clone(), self.stage(to)?));
+        *self.prepared() = Some((to.clone(), self.stage_ahead(to)?));
         Ok(())
     }
 

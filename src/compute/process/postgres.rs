@@ -231,6 +231,18 @@ impl Flavour for Postgres {
         (!includes).then_some(Threshold { file, read, trial: None })
     }
 
+    fn held_by_settings(&self, site: &Site) -> Option<PathBuf> {
+        // Relative names in it are taken from where it is.
+        let settings = site.volume.join(CONFIGURATION[0]);
+        fs::read(&settings).is_ok_and(|text| !includes_others(&text)).then_some(settings)
+    }
+
+    fn reading(&self, settings: &Path) -> Vec<OsString> {
+        let mut option = OsString::from("config_file=");
+        option.push(settings);
+        vec!["-c".into(), option]
+    }
+
     fn is_server(&self, program: &str) -> bool {
         program == "postgres" || program == "postmaster"
     }

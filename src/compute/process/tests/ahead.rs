@@ -1,5 +1,7 @@
 //! The next server, started ahead and held up: real servers, and whoever may be killed is.
 
+use std::sync::atomic::Ordering;
+
 use super::*;
 
 impl Ground {
@@ -16,7 +18,7 @@ impl Ground {
     async fn ahead(&self, provider: &ProcessProvider, old: &Instance, to: &Resources) -> u32 {
         provider.prepare(to).await.unwrap();
         provider.advance(to).await;
-        assert!(!provider.unfit.load(std::sync::atomic::Ordering::Relaxed), "{:?}", provider.limitations());
+        assert!(!provider.unfit.load(Ordering::Relaxed), "{:?}", provider.limitations());
         let next = self.others(&[old.pid]);
         assert_eq!(next.len(), 1, "one waits");
         let program = fs::read_link(format!("/proc/{}/exe", next[0])).unwrap();
@@ -73,8 +75,25 @@ fn parent(pid: u32) -> Option<u32> {
 for_every_kind!(with_volume: a_server_sent_ahead_waits_for_the_end_of_the_old_one;);
 
 async fn a_server_sent_ahead_waits_for_the_end_of_the_old_one(ground: Ground) {
-    let (provider, kind) = (ground.provider(), ground.kind);
+    let provider = ground.provider();
     provider.recover().await.unwrap();
+    one_waits_for_the_end_of_the_other(ground, provider).await;
+}
+
+/// What is left where the kernel lets nobody be held up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_held_up_by_its_settings_waits_as_well() {
+    let ground = Ground::with_volume(Kind::Postgres);
+    let provider = ground.provider();
+    provider.recover().await.unwrap();
+    provider.by_settings.store(true, Ordering::Relaxed);
+    let run_dir = provider.site.run_dir.clone();
+    one_waits_for_the_end_of_the_other(ground, provider).await;
+    assert_eq!(super::super::fifo::Fifo::leftovers(&run_dir), Vec::<PathBuf>::new());
+}
+
+async fn one_waits_for_the_end_of_the_other(ground: Ground, provider: ProcessProvider) {
+    let kind = ground.kind;
     let first = provider.launch(&resources(2)).await.unwrap();
     ground.ask(&first, kind.keep()).await;
 
@@ -128,13 +147,55 @@ async fn what_the_next_server_has_read_too_early_it_reads_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_read_through_a_fifo_are_the_settings_of_the_last_moment() {
+    let ground = Ground::with_volume(Kind::Postgres);
+    let provider = ground.provider();
+    provider.recover().await.unwrap();
+    provider.by_settings.store(true, Ordering::Relaxed);
+    let first = provider.launch(&resources(2)).await.unwrap();
+    let next = ground.ahead(&provider, &first, &resources(4)).await;
+    ask(&first, "alter system set work_mem = '5MB'").await;
+    let file = ground.folder.path().join("volume/postgresql.conf");
+    let own = fs::read_to_string(&file).unwrap();
+    // More than fits into a pipe at once.
+    let much = "# much of nothing\n".repeat(10_000);
+    fs::write(&file, format!("{own}\n{much}maintenance_work_mem = '33MB'")).unwrap();
+    let second = moved(&provider, &first, &resources(4)).await;
+    assert_eq!(second.pid, next, "the one that waited serves");
+    assert_eq!(ask(&second, "show work_mem").await, "5MB");
+    assert_eq!(ask(&second, "show maintenance_work_mem").await, "33MB");
+    assert_eq!(
+        ask(&second, "show hba_file").await,
+        provider.site.volume.join("pg_hba.conf").to_str().unwrap()
+    );
+
+    // It reads the file itself when it is told to reload.
+    let settings = PathBuf::from(ask(&second, "show config_file").await);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    while fs::read_link(&settings).ok().as_ref() != Some(&file) {
+        assert!(tokio::time::Instant::now() < deadline, "{settings:?} leads to the settings");
+        sleep(Duration::from_millis(5)).await;
+    }
+    fs::write(&file, format!("{own}\nmaintenance_work_mem = '44MB'\n")).unwrap();
+    ask(&second, "select pg_reload_conf()").await;
+    while ask(&second, "show maintenance_work_mem").await != "44MB" {
+        assert!(tokio::time::Instant::now() < deadline, "it reloads");
+        sleep(Duration::from_millis(5)).await;
+    }
+    provider.stop(&second, Duration::from_secs(10)).await.unwrap();
+    assert_eq!(ground.running(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn settings_that_are_included_are_not_read_ahead() {
     let ground = Ground::with_volume(Kind::Postgres);
     let provider = ground.provider();
     provider.recover().await.unwrap();
     assert!(provider.flavour.threshold(&provider.site).is_some());
+    assert!(provider.flavour.held_by_settings(&provider.site).is_some());
     let file = ground.folder.path().join("volume/postgresql.conf");
     let own = fs::read_to_string(&file).unwrap();
     fs::write(&file, own + "  Include_dir 'more'\n").unwrap();
     assert!(provider.flavour.threshold(&provider.site).is_none());
+    assert!(provider.flavour.held_by_settings(&provider.site).is_none());
 }
