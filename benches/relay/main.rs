@@ -19,6 +19,10 @@ mod report;
 mod stage;
 mod sysbench;
 
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
 use driver::{Driver, Protocol, Run};
 use peers::{Certificate, Peer};
 use stage::bare::Bare;
@@ -39,6 +43,8 @@ cargo bench --bench relay -- [--quick] [OPTION VALUE]...
   --no-tls      without the measurements through TLS, which only PostgreSQL has
   --json FILE   write the figures there";
 
+/// Between two looks at what a process has used.
+const LOOK: Duration = Duration::from_millis(20);
 /// So many clients are more than two cores serve well.
 const CROWD: u32 = 200;
 
@@ -211,11 +217,28 @@ fn print(run: Run, all: &[Rounds]) {
 }
 
 fn see(stage: &Stage, driver: &dyn Driver, peer: &Peer, run: Run, seconds: u32) -> Seen {
-    let before = peer.cpu_seconds();
-    let said = driver.measure(stage, peer.port, run, seconds);
+    let looks = Mutex::new(vec![(Instant::now(), peer.cpu_seconds())]);
+    let ended = AtomicBool::new(false);
+    let said = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) {
+                std::thread::sleep(LOOK);
+                looks.lock().expect("a lock").push((Instant::now(), peer.cpu_seconds()));
+            }
+        });
+        let said = driver.measure(stage, peer.port, run, seconds);
+        ended.store(true, Ordering::Relaxed);
+        said
+    });
+    let (end, after) = (Instant::now(), peer.cpu_seconds());
+    let looks = looks.into_inner().expect("a lock");
+    // What the clients ask is counted from when all are connected.
+    let asked = end.checked_sub(Duration::from_secs(seconds.into())).filter(|_| run.protocol.asks());
+    let begun = asked.and_then(|asked| looks.iter().rev().find(|(at, _)| *at <= asked));
+    let (_, before) = begun.unwrap_or(&looks[0]);
     Seen {
         per_second: said.per_second,
         latency_ms: said.latency_ms,
-        cpu_seconds: (peer.cpu_seconds() - before) / said.transactions * 1e6,
+        cpu_seconds: (after - before) / said.transactions * 1e6,
     }
 }

@@ -16,6 +16,8 @@ use crate::subject::{Session, Subject};
 
 /// How often a silent client looks whether it may go on.
 const LOOK: Duration = Duration::from_millis(1);
+/// So many idle clients connect at once.
+const AT_ONCE: usize = 16;
 /// Longer than any connection takes.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -100,8 +102,10 @@ impl Clients {
                 tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
                 let mut idle = Vec::new();
-                for _ in 0..load.idle {
-                    idle.push(connect(&*subject, port, None).await);
+                while idle.len() < load.idle {
+                    let some = (load.idle - idle.len()).min(AT_ONCE);
+                    let connecting = (0..some).map(|_| connect(&*subject, port, None));
+                    idle.extend(futures_util::future::join_all(connecting).await);
                 }
                 let mut busy = tokio::task::JoinSet::new();
                 for number in 0..load.clients {

@@ -9,13 +9,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::futures::OwnedNotified;
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
 
 mod aide;
 mod doing;
 mod ids;
 mod membership;
+mod orders;
 mod places;
 mod room;
 mod stage;
@@ -26,6 +27,8 @@ pub use aide::Aide;
 pub use doing::Doing;
 pub use ids::{ConnectionId, Ids};
 pub use membership::Membership;
+use orders::Post;
+pub use orders::{Order, Orders};
 pub(in crate::router) use room::LOOK;
 pub use room::{Claim, Place};
 pub use stage::{Rehearsal, Stage};
@@ -59,22 +62,10 @@ impl Attachment {
     }
 }
 
-/// What others may ask of a session.
-pub enum Order {
-    /// Cancel what is running; answered when the server has been asked.
-    Cancel(oneshot::Sender<()>),
-    /// Get a backend.
-    Wake,
-    /// Give the backend up at the next quiet moment: somebody waits for its place.
-    MakeRoom,
-    /// Another session has the server end this one's connection.
-    End,
-}
-
 struct Member {
     key: CancelKey,
     secret_length: usize,
-    orders: mpsc::Sender<Order>,
+    orders: Post,
     backend_id: Option<u32>,
     identity: Identity,
     started: Instant,

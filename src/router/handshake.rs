@@ -8,12 +8,11 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, timeout};
 use tracing::Instrument;
 
 use super::backend::{Backend, BackendError};
-use super::fleet::{ConnectionId, Identity, Membership, Order};
+use super::fleet::{ConnectionId, Identity, Membership, Orders};
 use super::listener::Door;
 use super::porter::{Porter, Turned, gone};
 use super::relay::ClientEnd;
@@ -188,7 +187,7 @@ impl<E: Engine> Guest<E> {
     async fn welcome(
         mut self,
         membership: Membership,
-        orders: Receiver<Order>,
+        orders: Orders,
         backend: Backend<E>,
         era: u64,
     ) -> Option<Living> {

@@ -15,12 +15,12 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 use super::Cluster;
 use super::backend::Backend;
-use super::fleet::{Membership, Order};
+use super::fleet::{Membership, Order, Orders};
 use super::gate::{Gate, Phase, Signal};
 use super::relay::{self, ClientEnd, Event, Manner, Pump, Report};
 use crate::engine::{Admission, Engine, Farewell, Tracker};
@@ -65,7 +65,7 @@ pub struct Session<E: Engine> {
     pub(super) cluster: std::sync::Arc<Cluster<E>>,
     pub(super) startup: E::Startup,
     pub(super) membership: Membership,
-    pub(super) orders: mpsc::Receiver<Order>,
+    pub(super) orders: Orders,
     pub(super) gate: Gate,
     pub(super) client: ClientEnd,
     /// Boxed: a parked session has none.
@@ -254,7 +254,7 @@ impl<E: Engine> Session<E> {
             biased;
             event = relay::pump(pump, manner) => Woken::Relay(event),
             _ = gate.changed() => Woken::Gate,
-            Some(order) = orders.recv() => Woken::Order(order),
+            order = orders.next() => Woken::Order(order),
             () = asleep, if due.is_some() => Woken::Due,
             verdict = verdict => Woken::Judged(verdict),
         }

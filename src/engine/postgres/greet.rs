@@ -355,6 +355,8 @@ fn read_parameters(packet: &Bytes, minor: u32) -> Result<ReadParameters, (&'stat
     if !rest.is_empty() {
         return Err(malformed);
     }
+    // It stays as long as the session.
+    parameters.shrink_to_fit();
     let text = |wanted: &[u8]| {
         let found = parameters.iter().rev().find(|(name, _)| name.as_ref() == wanted);
         found.map(|(_, value)| String::from_utf8_lossy(value).into_owned()).filter(|text| !text.is_empty())

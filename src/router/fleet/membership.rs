@@ -4,10 +4,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use subtle::ConstantTimeEq as _;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-use super::{Aide, Attachment, ConnectionId, Doing, Fleet, Full, Identity, Member, Members, Order, Tally};
+use super::{
+    Aide, Attachment, ConnectionId, Doing, Fleet, Full, Identity, Member, Members, Order, Orders, Tally,
+    orders,
+};
 use crate::engine::{CancelClaim, CancelKey, Directory, Obstacle, Tie, Whereabouts};
 use crate::router::gate::{Gate, Phase};
 
@@ -29,8 +32,8 @@ impl Fleet {
         identity: Identity,
         secret: [u8; 32],
         secret_length: usize,
-    ) -> Result<(Membership, mpsc::Receiver<Order>), Full> {
-        let (orders, received) = mpsc::channel(4);
+    ) -> Result<(Membership, Orders), Full> {
+        let (orders, received) = orders::orders();
         let doing = Arc::new(Mutex::new(Doing::nothing()));
         let mut members = self.members();
         if members.sessions.len() >= self.limit {
@@ -75,7 +78,7 @@ impl Fleet {
             return None;
         }
         let (done, asked) = oneshot::channel();
-        member.orders.try_send(Order::Cancel(done)).ok()?;
+        member.orders.send(Order::Cancel(done)).ok()?;
         Some(asked)
     }
 }
@@ -227,8 +230,8 @@ impl Membership {
 
     fn order(&self, id: u32, order: Order) {
         if let Some(member) = self.fleet.members().sessions.get(&id) {
-            // A session with four orders before it will look up soon anyway.
-            drop(member.orders.try_send(order));
+            // If it has many before it, it will look up soon anyway.
+            drop(member.orders.send(order));
         }
     }
 

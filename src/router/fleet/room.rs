@@ -199,7 +199,7 @@ impl Fleet {
                 return;
             }
             let members = self.members();
-            let told = members.sessions.get(&id).is_some_and(|m| m.orders.try_send(Order::MakeRoom).is_ok());
+            let told = members.sessions.get(&id).is_some_and(|m| m.orders.send(Order::MakeRoom).is_ok());
             drop(members);
             if !told {
                 // It has other orders to look at first.
@@ -220,10 +220,10 @@ impl super::Member {
 
 #[cfg(test)]
 mod tests {
-    use tokio::sync::mpsc;
+    use futures_util::FutureExt as _;
     use tokio::time::timeout;
 
-    use super::super::{Identity, Ids};
+    use super::super::{Identity, Ids, Orders};
     use super::*;
 
     const SOON: Duration = Duration::from_secs(10);
@@ -235,7 +235,7 @@ mod tests {
         fleet
     }
 
-    fn join(fleet: &Arc<Fleet>, ids: &Arc<Ids>) -> (Membership, mpsc::Receiver<Order>) {
+    fn join(fleet: &Arc<Fleet>, ids: &Arc<Ids>) -> (Membership, Orders) {
         let identity =
             Identity { user: String::new(), database: String::new(), client: String::new(), tls: None };
         fleet.join(ids.reserve(), identity, [0; 32], 4).unwrap()
@@ -289,7 +289,7 @@ mod tests {
         let (newcomer, _orders) = join(&fleet, &ids);
         let mut claim = newcomer.claim();
         assert!(claim.take().is_none());
-        let mut asked = |at: usize| matches!(sessions[at].1.try_recv(), Ok(Order::MakeRoom));
+        let mut asked = |at: usize| matches!(sessions[at].1.next().now_or_never(), Some(Order::MakeRoom));
         assert_eq!([0, 1, 2].map(&mut asked), [false, true, false]);
         // It does not leave: the next one is asked.
         let other = async {

@@ -175,7 +175,7 @@ impl<E: Engine> Session<E> {
             biased;
             _ = self.gate.changed(), if concern == Concern::Gate => Idle::Gate,
             _ = closing.changed(), if concern == Concern::End => Idle::Gate,
-            Some(order) = self.orders.recv() => Idle::Order(order),
+            order = self.orders.next() => Idle::Order(order),
             ready = self.parking.place_ready(self.cluster.full_wait) => match ready {
                 true => Idle::Bytes,
                 false => Idle::Full,
