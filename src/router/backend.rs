@@ -1,15 +1,18 @@
 //! A logged-in connection to a database process, and conversations on it in the router's own name.
 
+use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
+use super::buffers;
 use super::fleet::{Aide, Place};
 use crate::engine::{Dialogue, DialogueError, Engine, Obstacle, RouterLogin};
 
@@ -191,6 +194,22 @@ async fn cancel<D: Dialogue<Output = ()>>(socket: PathBuf, request: D) -> bool {
     }
 }
 
+/// Adds what can be read, in one piece as far as possible. What is kept of an answer shares its memory, so none of that is spare.
+///
+/// Cancel-safe.
+async fn read_on(stream: &mut (impl AsyncRead + Unpin), input: &mut BytesMut) -> io::Result<usize> {
+    std::future::poll_fn(|cx| {
+        let mut piece = BytesMut::new();
+        buffers::lend(&mut piece);
+        let read = pin!(stream.read_buf(&mut piece)).poll(cx);
+        input.extend_from_slice(&piece);
+        piece.clear();
+        buffers::give_back(&mut piece);
+        read
+    })
+    .await
+}
+
 /// Leads a dialogue over a stream: writes what it wants written while it reads, so that neither side can wait for the
 /// other with full buffers.
 async fn converse<D: Dialogue>(
@@ -210,7 +229,7 @@ async fn converse<D: Dialogue>(
             tokio::select! {
                 biased;
                 written = writer.write_buf(&mut out), if !out.is_empty() => { written?; }
-                read = reader.read_buf(input) => {
+                read = read_on(&mut reader, input) => {
                     if read? == 0 {
                         return Err(BackendError::Closed);
                     }

@@ -39,9 +39,11 @@ class Following(Mysql):
         return False
 
 
-@pytest.fixture(scope="module", params=PRODUCTS)
-def shared(request):
-    with share(Following(request.param)) as engine:
+# A start of MySQL takes two seconds of a processor, and each change here is two of them: what is cut off and where is
+# the router's affair, and the same for both.
+@pytest.fixture(scope="module")
+def shared():
+    with share(Following("mariadb")) as engine:
         yield engine
 
 
