@@ -35,6 +35,9 @@ from rawmysql import (
 )
 
 MARIADB, MYSQL9, MYSQL56 = PRODUCTS
+STANDBY = "-standby"
+#: By product; with `-standby` the table moves to a copy that is promoted.
+TABLES = [*PRODUCTS] if DIRECT else [*PRODUCTS, f"{MARIADB}{STANDBY}"]
 #: They have roles, window functions, and the rest of what came after 5.6.
 MODERN = (MARIADB, MYSQL9)
 PLAIN = {"user": "plain", "password": "plain"}
@@ -1409,9 +1412,13 @@ def ids(server):
 def swap(server, table, owners):
     """To another process. A row that blocks fails, and is ended, so that the others are swapped all the same."""
     for _ in range(5):
+        if server.handover == "standby":
+            wait_until(server.follows, "a standby", 60)
+        before = server.volume
         capacity = 4 if server.status()["capacity"] != 4 else 2
         report = server.scale(capacity, seconds=10, action="rollback", exits=(0, 3))
         if report["outcome"] == "scaled":
+            table.promoted.append(server.volume != before)
             return report
         for obstacle in report["obstacles"]:
             name = owners[obstacle["session"]]
@@ -1421,20 +1428,22 @@ def swap(server, table, owners):
     raise AssertionError(f"no swap: {report}\n{server.log()}")
 
 
-#: By product: how every row came out. Made by the first test that asks.
+#: By table: how every row came out. Made by the first test that asks.
 RESULTS = {}
 
 
-def outcome(product):
-    if product not in RESULTS:
-        RESULTS[product] = run_table(product)
-    return RESULTS[product]
+def outcome(name):
+    if name not in RESULTS:
+        RESULTS[name] = run_table(name)
+    return RESULTS[name]
 
 
-def run_table(product):
-    table = types.SimpleNamespace(carried={}, blocked={}, reports=[], error=None)
+def run_table(name):
+    table = types.SimpleNamespace(carried={}, blocked={}, reports=[], promoted=[], error=None)
+    product = name.removesuffix(STANDBY)
+    options = {"handover": "standby"} if name.endswith(STANDBY) else {}
     try:
-        with serving_mysql(product) as server:
+        with serving_mysql(product, **options) as server:
             prepare_server(server)
             if not server.direct:
                 # The least capacity has too few places.
@@ -1469,10 +1478,10 @@ def run_table(product):
 
 def table_rows(rows):
     return [
-        pytest.param(product, row, id=f"{row.name}-{product}")
-        for product in PRODUCTS
+        pytest.param(table, row, id=f"{row.name}-{table}")
+        for table in TABLES
         for row in rows
-        if product in row.on
+        if table.removesuffix(STANDBY) in row.on
     ]
 
 
@@ -1495,7 +1504,7 @@ def test_blocks(product, row):
     assert found == (row.obstacle, row.obstacle)
 
 
-@pytest.mark.parametrize("product", PRODUCTS)
+@pytest.mark.parametrize("product", TABLES)
 def test_the_whole_table_moved_together(product):
     table = outcome(product)
     if table.error:
@@ -1503,3 +1512,5 @@ def test_the_whole_table_moved_together(product):
     for report in table.reports if not DIRECT else []:
         assert report["sessions"]["closed"] == report["sessions"]["aborted"] == 0
         assert report["sessions"]["carried"] >= len(table.carried)
+    if product.endswith(STANDBY):
+        assert table.promoted == [True, True]

@@ -168,7 +168,7 @@ impl Engine for Postgres {
     }
 
     fn ahead(tracker: &tracker::Tracker, state: &state::State) -> Option<restore::Ahead> {
-        restore::Ahead::of(state, tracker.statements.current_context())
+        Some(restore::Ahead::of(state, tracker.statements.current_context()))
     }
 
     fn rehearse(ahead: &restore::Ahead, logged_in: &log_in::LoggedIn, nonce: u64) -> restore::Restore {

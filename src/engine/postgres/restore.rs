@@ -84,8 +84,8 @@ pub struct Restore {
     restored: Restored,
     /// What may fail must not fail, either.
     strict: bool,
-    /// The server is to be heard, even if there is nothing to be restored.
-    in_any_case: bool,
+    /// It completes a session that was made ahead.
+    completes: bool,
 }
 
 /// The parse settings that a backend has once the session's own are restored; `current`: those of the session.
@@ -116,7 +116,7 @@ impl Restore {
             failed_code: String::new(),
             restored: Restored::default(),
             strict: false,
-            in_any_case: false,
+            completes: false,
         }
     }
 
@@ -126,10 +126,11 @@ impl Restore {
         Restore { strict: true, ..self }
     }
 
-    /// The server is asked for what it has to report, even if there is nothing to be restored.
+    /// The session was made ahead: the server is asked for what it has to report, even if there is nothing to be restored, and
+    /// the statements are there already.
     #[must_use]
-    pub fn in_any_case(self) -> Restore {
-        Restore { in_any_case: true, ..self }
+    pub fn completing(self) -> Restore {
+        Restore { completes: true, ..self }
     }
 
     fn statement_answered(&mut self, at: usize, again: bool) {

@@ -46,7 +46,7 @@ impl Restore {
         let last = self.own_settings(|name| LAST.contains(&name));
         self.put_settings(out, &last, "settings");
         // The common case, a session that is as it logged in, costs no round trip.
-        if !self.steps.is_empty() || self.in_any_case {
+        if !self.steps.is_empty() || self.completes {
             // Everything that was reported comes before this answer.
             self.end(out, Step::May);
         }
@@ -160,10 +160,7 @@ impl Restore {
     /// made (the session may make no temporary table), the session has none of this name.
     pub(super) fn put_changed(&mut self, out: &mut BytesMut, at: usize) {
         let Prepared { name, types, .. } = self.state.prepared[at].clone();
-        message::put(out, b'C', |out| {
-            out.extend_from_slice(b"S");
-            message::put_text(out, &name);
-        });
+        put_close_statement(out, &name);
         self.end(out, Step::May);
         self.run(out, b"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE NOT DEFERRABLE", &[]);
         self.run(out, b"SELECT pg_catalog.set_config('search_path', '', true)", &[]);
@@ -185,6 +182,9 @@ impl Restore {
         }
         if let Some(context) = &context {
             self.put_context(out, context);
+        }
+        if self.completes {
+            put_close_statement(out, &name);
         }
         if by_sql {
             self.run(out, &sql, &[]);
@@ -279,6 +279,14 @@ impl Restore {
             self.end(out, Step::May);
         }
     }
+}
+
+/// Also of what SQL has prepared. There need be none.
+fn put_close_statement(out: &mut BytesMut, name: &[u8]) {
+    message::put(out, b'C', |out| {
+        out.extend_from_slice(b"S");
+        message::put_text(out, name);
+    });
 }
 
 /// `Parse` under whatever name the client gave it.
