@@ -23,7 +23,7 @@ use tokio::time::sleep;
 
 const HELP: &str = "\
 cargo bench --bench sessions -- [--quick] [OPTION VALUE]...
-  --sessions N  up to so many (9000; with --quick 2000)
+  --sessions N  up to so many (9000; with --quick 1500)
   --answers N   of a parked session, and as many new connections (200; with --quick 40)
   --json FILE   write the figures there";
 
@@ -43,7 +43,7 @@ fn main() {
         return;
     }
     let quick = options.has("--quick");
-    let sessions = options.value("--sessions").unwrap_or(if quick { 2000 } else { 9000 });
+    let sessions = options.value("--sessions").unwrap_or(if quick { 1500 } else { 9000 });
     let answers = options.value("--answers").unwrap_or(if quick { 40 } else { 200 });
     let mut figures = Figures::new(&options);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -108,7 +108,7 @@ async fn memory(figures: &mut Figures, sessions: usize, tls: bool) {
     let connect = Arc::new(connect);
     let mut clients = Vec::new();
     let mut measured = Vec::new();
-    for target in [FIRST.min(sessions / 2), sessions] {
+    for target in [FIRST.min(sessions / 3), sessions] {
         let mut connecting = JoinSet::new();
         while clients.len() < target {
             while clients.len() + connecting.len() < target && connecting.len() < AT_ONCE {
