@@ -1,7 +1,7 @@
 //! Holds a server up by its settings file, where the kernel does not let us hold it up otherwise (`barrier`).
 //!
 //! ```text
-//! make ──► fork ──► first opening: fed ──► [waits in open()] ── the word ──► fed again ──► a link to the settings
+//! make ──► fork ──► first opening: fed ──► [waits in open()] ── the word ──► a link to the settings, fed again
 //! ```
 //!
 //! The settings file that the server is given is a FIFO (fifo(7)): its opening waits until somebody opens the other end. PostgreSQL opens
@@ -9,6 +9,10 @@
 //! `SelectConfigFiles`). So the first time it is fed at once, and the second time is the threshold. What it reads there was
 //! read from the real file at that moment. Afterwards the name has to lead to the real file, which is opened again by every
 //! reload.
+//!
+//! Our end can be opened when the server has begun to open its own; before we write, the name leads to something else, so
+//! that no later opening can get at the same FIFO. Nothing has to be known of the process: where there is no `CAP_SYS_ADMIN`, there
+//! is often no `CAP_SYS_PTRACE` for its `/proc` either.
 //!
 //! A server that somebody else lets pass finds the lock of the one that works on the volume, and gives up.
 
@@ -20,6 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::libc;
+use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use tokio::sync::{oneshot, watch};
 
@@ -38,6 +43,7 @@ const LOOK: Duration = Duration::from_millis(1);
 pub(super) struct Fifo {
     path: PathBuf,
     settings: PathBuf,
+    user: Option<OsUser>,
 }
 
 impl Fifo {
@@ -49,10 +55,28 @@ impl Fifo {
         user: Option<&OsUser>,
     ) -> io::Result<Self> {
         let path = run_dir.join(format!("{NAME}{number}"));
-        nix::unistd::mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR)?;
-        let made = Self { path, settings };
-        user.map_or(Ok(()), |user| user.own(&made.path))?;
+        let made = Self { path, settings, user: user.cloned() };
+        made.renew()?;
         Ok(made)
+    }
+
+    /// Puts a new FIFO in the place of what has the name.
+    fn renew(&self) -> io::Result<()> {
+        let fresh = self.fresh()?;
+        nix::unistd::mkfifo(&fresh, Mode::S_IRUSR | Mode::S_IWUSR)?;
+        self.user.as_ref().map_or(Ok(()), |user| user.own(&fresh))?;
+        fs::rename(&fresh, &self.path)
+    }
+
+    /// A name beside its own that nothing has.
+    fn fresh(&self) -> io::Result<PathBuf> {
+        let mut name = self.path.as_os_str().to_owned();
+        name.push(".new");
+        let name = PathBuf::from(name);
+        match fs::remove_file(&name) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(name),
+        }
     }
 
     /// Those that a router which was killed has left in the run folder.
@@ -69,16 +93,15 @@ impl Fifo {
 
     /// Makes the name lead to the settings themselves.
     pub(super) fn settle(&self) -> io::Result<()> {
-        let fresh = self.path.with_extension("new");
+        let fresh = self.fresh()?;
         symlink(&self.settings, &fresh)?;
         fs::rename(&fresh, &self.path)
     }
 
-    /// Waits until the process opens it, lets it read the settings, and waits until it has closed it again.
-    fn feed(&self, process: &Process) -> io::Result<()> {
+    /// Waits until the process opens it, does `then`, and lets it read the settings.
+    fn feed(&self, process: &Process, then: impl Fn(&Self) -> io::Result<()>) -> io::Result<()> {
         let mut end = self.open_for(process)?;
-        // Before that a second end would be taken for the first one's.
-        until(process, || self.is_open_in(process))?;
+        then(self)?;
         let mut text = fs::read(&self.settings)?;
         text.push(b'\n');
         let mut left = &text[..];
@@ -90,8 +113,7 @@ impl Fifo {
                 Err(error) => return Err(error),
             }
         }
-        drop(end);
-        until(process, || !self.is_open_in(process))
+        Ok(())
     }
 
     fn open_for(&self, process: &Process) -> io::Result<File> {
@@ -102,11 +124,6 @@ impl Fifo {
                 opened => return opened,
             }
         }
-    }
-
-    fn is_open_in(&self, process: &Process) -> bool {
-        let open = fs::read_dir(format!("/proc/{}/fd", process.pid)).into_iter().flatten().flatten();
-        open.into_iter().any(|entry| fs::read_link(entry.path()).is_ok_and(|file| file == self.path))
     }
 }
 
@@ -131,7 +148,12 @@ impl Feeder {
         let (tell, stand) = watch::channel(Stand::Coming);
         let feeding = move || {
             if let Err(error) = feed(&fifo, &process, given, &tell) {
-                tracing::debug!(pid = process.pid, %error, "a server that was started ahead is not fed");
+                if process.ending().is_some() {
+                    return;
+                }
+                tracing::warn!(pid = process.pid, %error, "a server that was started ahead is not fed");
+                // It would wait for ever.
+                let _ = process.pidfd.signal(Signal::SIGKILL);
             }
         };
         std::thread::Builder::new().name("fifo".to_owned()).spawn(feeding)?;
@@ -150,20 +172,13 @@ fn feed(
     word: oneshot::Receiver<()>,
     tell: &watch::Sender<Stand>,
 ) -> io::Result<()> {
-    fifo.feed(process)?;
+    fifo.feed(process, Fifo::renew)?;
     tell.send_replace(Stand::Waits);
-    if word.blocking_recv().is_err() {
-        return Ok(());
+    match word.blocking_recv() {
+        Ok(()) => fifo.feed(process, Fifo::settle),
+        // It was given up, and ends.
+        Err(_) => Ok(()),
     }
-    fifo.feed(process)?;
-    fifo.settle()
-}
-
-fn until(process: &Process, is_so: impl Fn() -> bool) -> io::Result<()> {
-    while !is_so() {
-        wait(process)?;
-    }
-    Ok(())
 }
 
 /// A moment, unless the process has ended.

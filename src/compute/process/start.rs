@@ -165,6 +165,14 @@ impl Staged {
         if reached == Stand::Strayed {
             return Err(Unfit);
         }
+        if ahead.threshold.is_none() && reached != Stand::Waits {
+            // Only the kernel can let it go wherever it is.
+            tracing::warn!(
+                cluster = site.cluster,
+                "the next server does not open its settings; it is started in its turn"
+            );
+            return Ok(None);
+        }
         if let Some(how) = ahead.process.ending() {
             let words = log.last_words(|_| false);
             tracing::warn!(cluster = site.cluster, how, words, "a server that was started ahead ended");

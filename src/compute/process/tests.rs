@@ -444,8 +444,13 @@ async fn a_start_that_takes_too_long_or_is_dropped_leaves_nothing_behind(ground:
     drop(hasty);
 
     let provider = ground.provider();
-    let dropped = timeout(Duration::from_millis(8), provider.launch(&resources(2))).await;
-    assert!(dropped.is_err());
+    let mut tries = 0;
+    while let Ok(started) = timeout(Duration::from_millis(8), provider.launch(&resources(2))).await {
+        // As above.
+        provider.stop(&started.unwrap(), Duration::from_secs(10)).await.unwrap();
+        tries += 1;
+        assert!(tries < 5, "it is always in time");
+    }
     let instance = provider.launch(&resources(2)).await.unwrap();
     provider.stop(&instance, Duration::from_secs(10)).await.unwrap();
 }
