@@ -122,11 +122,16 @@ impl<E: Engine> Backend<E> {
         let _unsent = self.stream.try_write(E::goodbye());
         let Backend { mut stream, place, .. } = self;
         tokio::spawn(async move {
-            let mut rest = [0; 512];
-            let ended = async { while matches!(stream.read(&mut rest).await, Ok(1..)) {} };
-            let _late = timeout(FAREWELL, ended).await;
+            await_end(&mut stream).await;
             drop((stream, place, aide));
         });
+    }
+
+    /// Has what runs cancelled, says goodbye, and waits until the server has ended its side, a second at most.
+    pub async fn part(mut self) {
+        let _asked = timeout(FAREWELL, self.cancel()).await;
+        let _unsent = self.stream.try_write(E::goodbye());
+        await_end(&mut self.stream).await;
     }
 
     /// The server has said nothing that was not read.
@@ -150,6 +155,13 @@ impl<E: Engine> Backend<E> {
         }
         self.library_obstacle
     }
+}
+
+/// What a session has (locks) is free before the server ends its side.
+async fn await_end(stream: &mut UnixStream) {
+    let mut rest = [0; 512];
+    let ended = async { while matches!(stream.read(&mut rest).await, Ok(1..)) {} };
+    let _late = timeout(FAREWELL, ended).await;
 }
 
 /// How much executable memory a process has beside its own program, as the kernel prints it.

@@ -119,6 +119,8 @@ impl<E: Engine> Session<E> {
             }
             Err(error) => {
                 tracing::debug!(session, %error, "what was made ahead is of no use");
+                // It may hold the session's locks by now, which the next one has to take.
+                backend.part().await;
                 None
             }
         }
