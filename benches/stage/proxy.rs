@@ -64,9 +64,11 @@ impl Proxy {
         for (name, value) in stage.engine.settings() {
             writeln!(parameters, "{name} = \"{value}\"").expect("text");
         }
-        // Two cores for each capacity unit: the limit of a capacity is not what is measured.
+        // Two cores for each capacity unit, and room for 9,000 idle sessions beside the busy ones: these limits are not
+        // what is measured.
         let config = format!(
-            "data_dir = \"{data}\"\n[admin]\nlisten = \"{admin}\"\n[acu]\nmemory = \"1GiB\"\ncpu = 2.0\n\
+            "data_dir = \"{data}\"\n[admin]\nlisten = \"{admin}\"\n\
+             [router]\nmax_sessions = 9900\n[acu]\nmemory = \"1GiB\"\ncpu = 2.0\n\
              [[cluster]]\nname = \"{CLUSTER}\"\nengine = \"{engine}\"\nlisten = \"127.0.0.1:{port}\"\n\
              server = \"{programs}\"\nmin_capacity = 2\nmax_capacity = 16\nauto_pause = false\n\
              master_username = \"{USER}\"\nmaster_password_file = \"{password}\"\n\

@@ -84,6 +84,8 @@ pub enum Cause {
     Stopping,
     /// It has no place for another connection.
     Full,
+    /// It has no place for another connection of this account or to this database.
+    Limited,
     /// Anything else: the same try would end the same way.
     Final,
 }
@@ -92,6 +94,11 @@ impl Cause {
     /// The server may answer otherwise soon, because it comes or goes.
     pub fn is_passing(self) -> bool {
         matches!(self, Cause::Starting | Cause::Stopping)
+    }
+
+    /// It will answer otherwise when another connection has ended.
+    pub fn is_crowd(self) -> bool {
+        matches!(self, Cause::Full | Cause::Limited)
     }
 }
 

@@ -175,6 +175,10 @@ pub trait Engine: Sized + Send + Sync + std::fmt::Debug + 'static {
     );
     /// What in the captured state keeps the session where it is.
     fn state_obstacle(state: &Self::State) -> Option<Obstacle>;
+    /// If the session has not changed, the next capture on this backend can tell by a brief answer.
+    fn is_known_again(_state: &Self::State) -> bool {
+        true
+    }
     /// Whether a library that the backend's process has loaded keeps the session where it is.
     fn library_obstacle(paths: &[String]) -> Option<Obstacle>;
     /// The state can be seen by other sessions (a lock, a subscription): restore it before anybody runs.
@@ -314,6 +318,8 @@ pub struct Inquiry<'a, E: Engine> {
     pub names: &'a [String],
     /// The answer to [`Engine::observation`].
     pub observed: &'a [Vec<Option<String>>],
+    /// The session is to be known again when it is asked the next time, if it has not changed.
+    pub again: bool,
     /// Makes names that no client can guess.
     pub nonce: u64,
 }

@@ -20,6 +20,7 @@ mod orders;
 mod places;
 mod room;
 mod stage;
+mod survey;
 mod unlogged;
 mod view;
 
@@ -32,6 +33,7 @@ pub use orders::{Order, Orders};
 pub(in crate::router) use room::LOOK;
 pub use room::{Claim, Place};
 pub use stage::{Rehearsal, Stage};
+pub use survey::Surveying;
 pub use unlogged::Unlogged;
 pub use view::{Identity, SessionView};
 
@@ -188,6 +190,8 @@ pub struct Fleet {
     rehearsing: AtomicUsize,
     /// … and how many more may be at the same time.
     rehearsals: Semaphore,
+    /// Sessions that are about to look at themselves.
+    surveying: AtomicUsize,
 }
 
 impl Fleet {
@@ -208,6 +212,7 @@ impl Fleet {
             unlogged: Arc::default(),
             rehearsing: AtomicUsize::new(0),
             rehearsals: Semaphore::new(stage::AT_ONCE),
+            surveying: AtomicUsize::new(0),
         })
     }
 
@@ -249,11 +254,6 @@ impl Fleet {
     pub fn hold(self: &Arc<Self>) -> Hold {
         self.members().tally = Tally::default();
         Hold::new(Arc::clone(self))
-    }
-
-    /// Asks every session at rest to look at itself now, while clients run, so that a hold need not.
-    pub fn survey(&self) {
-        self.signal(|signal| signal.survey += 1);
     }
 
     /// A database serves at `socket`: restores what others can see, `deadline` at most, then opens the gate.

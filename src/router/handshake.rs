@@ -170,6 +170,7 @@ async fn open<E: Engine>(mut guest: Guest<E>, address: SocketAddr, id: Connectio
 impl<E: Engine> Guest<E> {
     /// Says why there is no session, and closes.
     async fn refuse(mut self, message: &[u8], reason: RefusalReason) -> Option<Living> {
+        tracing::debug!(reason = reason.as_str(), "refused");
         self.cluster.metrics.sessions_refused(reason).inc();
         self.out.extend_from_slice(message);
         let told = timeout(LAST_WORDS, async {

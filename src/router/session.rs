@@ -180,7 +180,8 @@ impl<E: Engine> Session<E> {
         if signal.phase == Phase::Open && !self.outlasting.is_empty() {
             return Box::pin(self.repeat_outlasting()).await;
         }
-        self.rest.surveyed(signal.survey, self.is_stale() && self.tracker.is_quiet());
+        let quiet_and_stale = self.is_stale() && self.tracker.is_quiet();
+        self.rest.surveyed(signal.survey, quiet_and_stale, &self.membership);
         match self.wait(signal).await {
             Woken::Gate => Ok(()),
             Woken::Due => Box::pin(self.ring()).await,
@@ -227,7 +228,7 @@ impl<E: Engine> Session<E> {
             return Box::pin(self.park(signal)).await;
         }
         if self.rest.survey_due() || self.rest.is_overdue() {
-            return Box::pin(self.look_at_itself()).await;
+            return Box::pin(self.look_at_itself(true)).await;
         }
         if self.tracker.drift().calls_for_a_look() {
             self.rest.drifted();

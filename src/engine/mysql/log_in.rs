@@ -248,7 +248,8 @@ pub fn refused(body: &[u8], sequence: u8) -> DialogueError {
     // ER_CON_COUNT_ERROR, ER_TOO_MANY_USER_CONNECTIONS, ER_USER_LIMIT_REACHED; ER_SERVER_SHUTDOWN, ER_NORMAL_SHUTDOWN, ER_GOT_SIGNAL, ER_SHUTDOWN_COMPLETE; MariaDB's
     // ER_CONNECTION_KILLED ("Server Error Message Reference").
     let cause = match code {
-        1040 | 1203 | 1226 => Cause::Full,
+        1040 => Cause::Full,
+        1203 | 1226 => Cause::Limited,
         1053 | 1077..=1079 | 1927 => Cause::Stopping,
         _ => Cause::Final,
     };

@@ -5,6 +5,9 @@
 //!    └──error: leave, mend the question, ask again (a few times); the same, once, if there is more to ask about
 //! ```
 //!
+//! Where nothing was run that should have changed the session, it is asked the brief question of [`digest`] first, and
+//! everything only if that is not answered as before. It needs no shield where the session's defaults are the usual ones.
+//!
 //! All of it goes by the extended protocol under reserved names, because a `Query` would destroy the unnamed
 //! statement. `BEGIN … READ COMMITTED READ ONLY NOT DEFERRABLE` shields the question from the session's own defaults,
 //! and `ROLLBACK` has a `Sync` of its own, so that an error cannot leave the client in a failed transaction.
@@ -13,16 +16,18 @@ use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
-use super::introspection::{self, More, Reading, block};
+use super::digest::{self, Digest};
+use super::introspection::{self, Reading, block};
 use super::log_in::{refused, unexpected};
 use super::message::{self, Message, error_field};
-use super::state::{Prepared, SequenceValue, State};
+use super::question::Question;
+use super::state::{SequenceValue, State};
 use crate::engine::{Captured, Dialogue, DialogueError, Obstacle};
 
 /// The longest row that is read: a text of the greatest length, and the names and types beside it.
 const MAX_ROW: usize = introspection::LONGEST_TEXT + 8 * 1024 * 1024;
 /// How often the question is mended and asked again.
-const MAX_ATTEMPTS: u32 = 6;
+const MAX_ATTEMPTS: u32 = 8;
 /// Prefix of the router's own statement names, followed by a nonce.
 pub const RESERVED: &str = "_mv_";
 
@@ -35,28 +40,6 @@ enum Step {
     Probing,
     Leaving,
     Describing(usize),
-}
-
-/// What is known of the session before it is asked.
-pub struct Question {
-    /// Who logged in.
-    pub login_user: Bytes,
-    /// Whether that user is a superuser.
-    pub superuser: bool,
-    /// `standard_conforming_strings` is on.
-    pub standard_strings: bool,
-    /// Major version of the server.
-    pub major: u32,
-    /// Candidate names of custom settings, and names of ordinary ones (without a dot) that a log in may bring.
-    pub names: Vec<String>,
-    /// What the session had when it was captured last.
-    pub more: More,
-    /// What the tracker knows and the server does not: unnamed statement, libraries, obstacles.
-    pub from_wire: State,
-    /// Statements that were captured before and are the same still.
-    pub described: Vec<Prepared>,
-    /// The client has prepared statements since its last `Sync`, and nothing else.
-    pub begun: bool,
 }
 
 /// See the module.
@@ -104,14 +87,17 @@ impl Capture {
 
     fn ask(&mut self, out: &mut BytesMut) {
         self.attempts += 1;
-        self.state = self.question.from_wire.clone();
+        self.state = self.question.to_begin_with();
         self.lastval = None;
         if std::mem::take(&mut self.question.begun) {
             // That began an implicit transaction, in which `BEGIN` may not choose how to read any more.
             message::put_sync(out);
             self.steps.push_back(Step::Asking);
         }
-        self.run(out, "b", BEGIN, &[]);
+        let shielded = self.question.is_shielded();
+        if shielded {
+            self.run(out, "b", BEGIN, &[]);
+        }
         if self.without_timeout {
             self.run(out, "t", "SELECT 'time', pg_catalog.current_setting('statement_timeout')", &[]);
             self.run(out, "s", "SET LOCAL statement_timeout = 0", &[]);
@@ -119,6 +105,32 @@ impl Capture {
             message::put_sync(out);
             self.steps.push_back(Step::Asking);
         }
+        match self.question.last {
+            Some(_) => self.ask_briefly(out, digest::question(self.question.major)),
+            None => self.ask_for_everything(out),
+        }
+        let more = self.question.more;
+        message::put_sync(out);
+        let probe = match more.sequences {
+            true => introspection::sequence_probe(&self.nonce),
+            false => introspection::lastval_probe(&self.nonce),
+        };
+        self.run(out, "d", &probe, &[]);
+        message::put_sync(out);
+        self.steps.extend([Step::Asking, Step::Probing]);
+        if shielded {
+            self.leave(out);
+            self.steps.push_back(Step::Leaving);
+        }
+    }
+
+    fn ask_briefly(&self, out: &mut BytesMut, question: Option<String>) {
+        if let Some(question) = question {
+            self.run(out, "i", &question, &[digest::names(&self.question.names).as_bytes()]);
+        }
+    }
+
+    fn ask_for_everything(&self, out: &mut BytesMut) {
         let Question { major, superuser, more, .. } = self.question;
         let questions = introspection::questions(major, superuser, more);
         for question in &questions.plain {
@@ -131,15 +143,7 @@ impl Capture {
                 self.run(out, "i", question, &[array(&names).as_bytes()]);
             }
         }
-        message::put_sync(out);
-        let probe = match more.sequences {
-            true => introspection::sequence_probe(&self.nonce),
-            false => introspection::lastval_probe(&self.nonce),
-        };
-        self.run(out, "d", &probe, &[]);
-        message::put_sync(out);
-        self.leave(out);
-        self.steps.extend([Step::Asking, Step::Probing, Step::Leaving]);
+        self.ask_briefly(out, self.question.again.clone());
     }
 
     fn leave(&self, out: &mut BytesMut) {
@@ -154,9 +158,17 @@ impl Capture {
     fn row(&mut self, body: &[u8]) -> Result<(), DialogueError> {
         let malformed = || DialogueError::Protocol("malformed row".into());
         let row = message::row(body).ok_or_else(malformed)?;
-        if row.first() == Some(&Some(&b"time"[..])) {
-            self.timeout_value = row.get(1).copied().flatten().map(Bytes::copy_from_slice);
-            return Ok(());
+        match row.first() {
+            Some(Some(b"time")) => {
+                self.timeout_value = row.get(1).copied().flatten().map(Bytes::copy_from_slice);
+                return Ok(());
+            }
+            Some(Some(b"same")) => {
+                let Question { ref names, process, .. } = self.question;
+                self.state.digest = Some(Digest::of(body, names, process));
+                return Ok(());
+            }
+            _ => {}
         }
         let reading = Reading {
             login_user: &self.question.login_user,
@@ -198,7 +210,7 @@ impl Capture {
         match self.steps.pop_front() {
             Some(Step::Probing) => {
                 self.settle_sequences();
-                Ok(false)
+                if self.steps.is_empty() { self.left(out) } else { Ok(false) }
             }
             Some(Step::Leaving) if status != b'I' => {
                 self.leave(out);
@@ -229,6 +241,17 @@ impl Capture {
 
     /// Back at rest: ask again if the question failed, else go on to the descriptions.
     fn left(&mut self, out: &mut BytesMut) -> Result<bool, DialogueError> {
+        if self.is_another() {
+            (self.question.last, self.error) = (None, None);
+            self.ask(out);
+            return Ok(false);
+        }
+        if self.error.is_some() && self.question.again.take().is_some() {
+            // It can do without.
+            self.error = None;
+            self.ask(out);
+            return Ok(false);
+        }
         if let Some(error) = self.error.take() {
             if self.attempts >= MAX_ATTEMPTS || !self.mend(&error) {
                 return Err(error);
@@ -266,6 +289,12 @@ impl Capture {
         Ok(self.steps.is_empty())
     }
 
+    /// The brief question was not answered as before.
+    fn is_another(&self) -> bool {
+        let brief = self.question.last.as_ref();
+        brief.is_some_and(|last| self.error.is_some() || self.state.digest != last.digest)
+    }
+
     /// Changes the question so that it may succeed. `false`: no idea how.
     fn mend(&mut self, error: &DialogueError) -> bool {
         let DialogueError::Refused { code, text, .. } = error else { return false };
@@ -294,7 +323,7 @@ impl Capture {
         match message.kind {
             b'D' => self.row(&message.body)?,
             b'E' if message::is_fatal(&message.body) => return Err(refused(message)),
-            b'E' if step == Some(Step::Probing) => {}
+            b'E' if step == Some(Step::Probing) && self.question.is_shielded() => {}
             b'E' => self.error = self.error.take().or_else(|| Some(refused(message))),
             b'N' => self.info(&message.body),
             b'A' | b'S' => {
@@ -338,5 +367,108 @@ impl Dialogue for Capture {
             }
         }
         Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::postgres::introspection::More;
+    use crate::engine::postgres::state::Setting;
+
+    const PROCESS: u32 = 77;
+
+    fn question(last: Option<State>) -> Question {
+        Question {
+            login_user: Bytes::from_static(b"u"),
+            superuser: false,
+            standard_strings: true,
+            major: 15,
+            names: vec!["app.user".into(), "work_mem".into()],
+            more: More::default(),
+            from_wire: State::default(),
+            described: Vec::new(),
+            begun: false,
+            again: digest::question(15),
+            last,
+            process: PROCESS,
+        }
+    }
+
+    /// A row of one column more than its kind.
+    fn row(kind: &[u8], value: &[u8]) -> Vec<u8> {
+        let mut body = vec![0, 2];
+        for column in [kind, value] {
+            body.extend(u32::try_from(column.len()).unwrap().to_be_bytes());
+            body.extend(column);
+        }
+        body
+    }
+
+    fn known(value: &[u8], setting: &'static [u8]) -> State {
+        let names = question(None).names;
+        let own =
+            |name| Setting { name: Bytes::from_static(name), value: Bytes::from_static(b"1"), own: true };
+        State {
+            settings: vec![own(setting)],
+            digest: Some(Digest::of(&row(b"same", value), &names, PROCESS)),
+            ..State::default()
+        }
+    }
+
+    /// Answers as the server would: a row, or an error, then all `Sync`s.
+    fn answer(capture: &mut Capture, first: (u8, &[u8]), syncs: usize) -> (Option<State>, String) {
+        let (mut input, mut out) = (BytesMut::new(), BytesMut::new());
+        message::put(&mut input, first.0, |out| out.extend_from_slice(first.1));
+        for _ in 0..syncs {
+            message::put(&mut input, b'Z', |out| out.extend_from_slice(b"I"));
+        }
+        let captured = capture.receive(&mut input, &mut out).unwrap();
+        (captured.map(|captured| captured.state), String::from_utf8_lossy(&out).into_owned())
+    }
+
+    fn asked(capture: &mut Capture) -> String {
+        let mut out = BytesMut::new();
+        capture.open(&mut out);
+        String::from_utf8_lossy(&out).into_owned()
+    }
+
+    #[test]
+    fn a_session_that_answers_as_before_is_what_it_was() {
+        let last = known(b"x", b"work_mem");
+        let mut capture = Capture::new(question(Some(last.clone())), 1);
+        let text = asked(&mut capture);
+        assert!(text.contains("'same'") && !text.contains("show_all") && !text.contains("BEGIN ISOLATION"));
+        assert_eq!(answer(&mut capture, (b'D', &row(b"same", b"x")), 2), (Some(last), String::new()));
+    }
+
+    #[test]
+    fn one_that_does_not_is_asked_for_everything() {
+        let error = b"SERROR\0C42501\0Mdenied\0\0".to_vec();
+        for first in [(b'D', row(b"same", b"y")), (b'E', error)] {
+            let mut capture = Capture::new(question(Some(known(b"x", b"work_mem"))), 1);
+            asked(&mut capture);
+            let (state, text) = answer(&mut capture, (first.0, &first.1), 2);
+            assert!(state.is_none() && text.contains("show_all") && text.contains("BEGIN ISOLATION"));
+            // What was found by the brief question does not stay.
+            let (state, _) = answer(&mut capture, (b'D', &row(b"lstn", b"channel")), 3);
+            let state = state.unwrap();
+            assert_eq!((state.settings, state.channels), (Vec::new(), vec![Bytes::from_static(b"channel")]));
+        }
+    }
+
+    #[test]
+    fn the_brief_question_of_an_unusual_session_is_shielded() {
+        let mut capture = Capture::new(question(Some(known(b"x", b"default_transaction_isolation"))), 1);
+        assert!(asked(&mut capture).contains("BEGIN ISOLATION"));
+        assert!(answer(&mut capture, (b'D', &row(b"same", b"x")), 3).0.is_some());
+    }
+
+    #[test]
+    fn no_answer_of_another_backend_is_known() {
+        let digest = Digest::of(b"row", &[], PROCESS);
+        assert!(digest.is_of(PROCESS) && !digest.is_of(PROCESS + 1));
+        assert_ne!(digest, Digest::of(b"row", &["app.user".into()], PROCESS));
+        assert_ne!(digest, Digest::of(b"rows", &[], PROCESS));
     }
 }

@@ -96,10 +96,14 @@ pub(super) fn refused(message: &Message) -> DialogueError {
     let mut framed = BytesMut::new();
     message::put(&mut framed, b'E', |out| out.extend_from_slice(&message.body));
     let code = text(b'C');
-    // admin_shutdown, crash_shutdown; cannot_connect_now; too_many_connections ("PostgreSQL Error Codes", appendix A).
+    // admin_shutdown, crash_shutdown; cannot_connect_now; too_many_connections ("PostgreSQL Error Codes", appendix A). A
+    // role's or a database's CONNECTION LIMIT has the same code as the server's; where it is checked is the field `R`.
     let cause = match code.as_str() {
         "57P01" | "57P02" => Cause::Stopping,
         "57P03" => Cause::Starting,
+        "53300" if text(b'R') == "InitializeSessionUserId" || text(b'R') == "CheckMyDatabase" => {
+            Cause::Limited
+        }
         "53300" => Cause::Full,
         _ => Cause::Final,
     };

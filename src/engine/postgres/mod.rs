@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 
 pub mod auth;
 pub mod capture;
+pub mod digest;
 pub mod greet;
 pub mod held;
 pub mod interlude;
@@ -19,6 +20,7 @@ pub mod log_in;
 pub mod lost;
 pub mod message;
 pub mod query;
+pub mod question;
 mod replicating;
 pub mod restore;
 pub mod sql;
@@ -120,22 +122,7 @@ impl Engine for Postgres {
     }
 
     fn capture(inquiry: &Inquiry<'_, Postgres>) -> capture::Capture {
-        let Inquiry { startup, logged_in, tracker, last, names, .. } = inquiry;
-        let mut all = tracker.setting_names.clone();
-        all.extend(names.iter().filter(|name| !tracker.setting_names.contains(name)).cloned());
-        let described = last.prepared.iter().filter(|p| tracker.statements.is_settled(&p.name));
-        let question = capture::Question {
-            login_user: Bytes::copy_from_slice(startup.user().as_bytes()),
-            superuser: logged_in.parameter("is_superuser") == b"on",
-            standard_strings: tracker.parameter("standard_conforming_strings") != b"off",
-            major: logged_in.major_version(),
-            names: all,
-            more: last.more,
-            from_wire: tracker.wire_state(),
-            described: described.cloned().collect(),
-            begun: tracker.is_between_syncs(),
-        };
-        capture::Capture::new(question, inquiry.nonce)
+        capture::Capture::new(question::Question::of(inquiry), inquiry.nonce)
     }
 
     fn captured(tracker: &mut tracker::Tracker, state: &mut state::State) {
@@ -210,6 +197,10 @@ impl Engine for Postgres {
             }
         }
         out.extend_from_slice(&restored.aside);
+    }
+
+    fn is_known_again(state: &state::State) -> bool {
+        state.digest.is_some()
     }
 
     fn state_obstacle(state: &state::State) -> Option<Obstacle> {

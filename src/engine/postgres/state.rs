@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::digest::Digest;
 use super::introspection::More;
 use super::statements::ParseContext;
 use crate::engine::{Obstacle, Tie};
@@ -135,4 +136,6 @@ pub struct State {
     pub obstacle: Option<Obstacle>,
     /// What the session had that is to be asked about further.
     pub more: More,
+    /// By which it is known again.
+    pub digest: Option<Digest>,
 }

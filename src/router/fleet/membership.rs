@@ -8,8 +8,8 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use super::{
-    Aide, Attachment, ConnectionId, Doing, Fleet, Full, Identity, Member, Members, Order, Orders, Tally,
-    orders,
+    Aide, Attachment, ConnectionId, Doing, Fleet, Full, Identity, Member, Members, Order, Orders, Surveying,
+    Tally, orders,
 };
 use crate::engine::{CancelClaim, CancelKey, Directory, Obstacle, Tie, Whereabouts};
 use crate::router::gate::{Gate, Phase};
@@ -188,6 +188,11 @@ impl Membership {
         }
         drop(members);
         self.fleet.progress.notify_waiters();
+    }
+
+    /// Counts a look that the session was asked to take at itself.
+    pub fn surveying(&self) -> Surveying {
+        Surveying::new(&self.fleet)
     }
 
     /// Counts a connection of the router's own.

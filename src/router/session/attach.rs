@@ -8,7 +8,7 @@ use bytes::BytesMut;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{End, Session};
-use crate::engine::{Admission, Cause, DialogueError, Drift, Engine, Farewell, Rest, Tracker};
+use crate::engine::{Admission, DialogueError, Drift, Engine, Farewell, Rest, Tracker};
 use crate::router::backend::{Backend, BackendError};
 use crate::router::fleet::{LOOK, Order, Place};
 use crate::router::gate::{Phase, Signal};
@@ -204,8 +204,8 @@ impl<E: Engine> Session<E> {
                 self.membership.detach(false);
                 return Err(End::Told(Farewell::StateLost(error.to_string())));
             }
-            Err(BackendError::Dialogue(DialogueError::Refused { cause: Cause::Full, .. }))
-                if self.is_full_for_long() =>
+            Err(BackendError::Dialogue(DialogueError::Refused { cause, .. }))
+                if cause.is_crowd() && self.is_full_for_long() =>
             {
                 self.rest.refused_since = None;
                 self.has_none();
@@ -263,7 +263,7 @@ impl<E: Engine> Session<E> {
     fn may_pass(&mut self, error: &DialogueError) -> bool {
         let DialogueError::Refused { cause, .. } = error else { return false };
         let since = *self.rest.refused_since.get_or_insert_with(Instant::now);
-        *cause == Cause::Full || cause.is_passing() && since.elapsed() < PATIENCE
+        cause.is_crowd() || cause.is_passing() && since.elapsed() < PATIENCE
     }
 
     /// The server has had no place for another connection for as long as a session may wait, though it should have: its

@@ -12,7 +12,7 @@ use crate::router::fleet::{LOOK, Membership};
 
 /// Between two looks whether it may have one.
 const WAIT: Duration = Duration::from_millis(100);
-/// A server may take so long to notice that a connection has ended whose place is another's already.
+/// A server may take so long to notice that a connection of an account has ended.
 const ENDING: Duration = Duration::from_millis(500);
 
 /// Why a client gets no backend.
@@ -69,7 +69,9 @@ async fn get<E: Engine>(
                     backend.place = Some(place);
                     return Ok((backend, signal.era));
                 }
-                Err(error) if !is_passing(&error, &mut full_since) => return Err(NoBackend::Refused(error)),
+                Err(error) if !is_passing(&error, &mut full_since, cluster.full_wait) => {
+                    return Err(NoBackend::Refused(error));
+                }
                 Err(error) => {
                     tracing::debug!(cluster = cluster.name, %error, "waiting for a backend");
                     membership.detach(false);
@@ -87,15 +89,18 @@ async fn get<E: Engine>(
     }
 }
 
-/// A new client is told at once when the server does not want it, as it would be by the server itself; only a server
-/// that is starting is waited for, and, for a moment, one that is full although it should not be.
-fn is_passing(error: &BackendError, full_since: &mut Option<Instant>) -> bool {
+/// A new client is told at once when the server does not want it, as it would be by the server itself. Only a server
+/// that is starting is waited for, and, for `full_wait` at most, one that is full although there should be a place: others
+/// may use it, or it has not noticed yet that a connection has ended.
+fn is_passing(error: &BackendError, full_since: &mut Option<Instant>, full_wait: Duration) -> bool {
+    let mut lasts = || full_since.get_or_insert_with(Instant::now).elapsed();
     match error {
-        BackendError::Dialogue(DialogueError::Refused { cause: Cause::Starting, .. }) => true,
-        BackendError::Dialogue(DialogueError::Refused { cause: Cause::Full, .. }) => {
-            full_since.get_or_insert_with(Instant::now).elapsed() < ENDING
-        }
-        BackendError::Dialogue(DialogueError::Refused { .. }) => false,
+        BackendError::Dialogue(DialogueError::Refused { cause, .. }) => match cause {
+            Cause::Starting => true,
+            Cause::Full => lasts() < full_wait,
+            Cause::Limited => lasts() < ENDING,
+            Cause::Stopping | Cause::Final => false,
+        },
         _ => true,
     }
 }

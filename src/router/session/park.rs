@@ -276,7 +276,7 @@ impl<E: Engine> Session<E> {
     /// Gives the backend up, if the session turns out to be as it can be rebuilt.
     pub(super) async fn park(&mut self, signal: &Signal) -> Result<(), End> {
         if self.is_stale() {
-            self.look_at_itself().await?;
+            self.look_at_itself(false).await?;
         }
         let written = self.cleared == 0 && self.client.from.cleared == 0;
         let known = self.tracker.is_quiet() && self.tracker.drift() == Drift::None && written;

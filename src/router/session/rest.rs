@@ -12,7 +12,7 @@ use super::{End, Session};
 use crate::engine::{DialogueError, Drift, Engine, Inquiry, Obstacle, Tracker};
 use crate::router::admin::Rows;
 use crate::router::backend::BackendError;
-use crate::router::fleet::{Attachment, Membership};
+use crate::router::fleet::{Attachment, Membership, Surveying};
 use crate::router::gate::{Phase, Signal};
 use crate::router::nonce;
 
@@ -32,8 +32,10 @@ pub(crate) struct Rest {
     /// The database that the session's backend belongs to.
     pub era: u64,
     survey: u64,
-    survey_due: bool,
-    /// The backend was never asked: its first answer takes several times as long as the next.
+    /// It has still to look at itself for that.
+    surveying: Option<Surveying>,
+    /// The backend was never asked, or the session would not be known again by a brief answer: the next answer takes
+    /// several times as long as the one after it.
     cold: bool,
     still: Option<u64>,
     /// What becomes of the session in this change is in the report already.
@@ -59,7 +61,7 @@ impl Rest {
         Rest {
             era,
             survey: 0,
-            survey_due: false,
+            surveying: None,
             cold: true,
             still: None,
             counted: false,
@@ -78,23 +80,23 @@ impl Rest {
     /// A backend of `era` was put in the place of the old one.
     pub(super) fn reattached(&mut self, era: u64) {
         self.era = era;
-        self.cold = true;
+        (self.surveying, self.cold) = (None, true);
         self.still = None;
         self.counted = false;
     }
 
     /// A survey asks the session to look at itself. One that is busy will have to look again when it is held; it looks
-    /// now, too, if its backend was never asked.
-    pub(super) fn surveyed(&mut self, survey: u64, stale_and_quiet: bool) {
+    /// now, too, if that would take long then.
+    pub(super) fn surveyed(&mut self, survey: u64, stale_and_quiet: bool, membership: &Membership) {
         if self.survey != survey {
             self.survey = survey;
-            self.survey_due = stale_and_quiet || self.cold;
+            self.surveying = (stale_and_quiet || self.cold).then(|| membership.surveying());
         }
     }
 
     /// A survey is to be answered at the next quiet moment.
     pub(super) fn survey_due(&self) -> bool {
-        self.survey_due
+        self.surveying.is_some()
     }
 
     /// The gate is open: whatever the session held still for is over, and it may be anywhere from now on.
@@ -205,7 +207,7 @@ impl<E: Engine> Session<E> {
             return Ok(());
         }
         if self.is_stale() {
-            self.look_at_itself().await?;
+            self.look_at_itself(false).await?;
         }
         // The backend may have been lost while it was asked, or have said that a transaction is open after all.
         if self.backend.is_none() || !self.tracker.is_quiet() {
@@ -238,7 +240,7 @@ impl<E: Engine> Session<E> {
             return Ok(());
         }
         if quiet {
-            return self.look_at_itself().await;
+            return self.look_at_itself(false).await;
         }
         // Overdue ones are reported at their next quiet moment; until then the timer need not ring.
         self.rest.due = Some(Instant::now() + SETTLED);
@@ -252,8 +254,8 @@ impl<E: Engine> Session<E> {
         self.tracker.drift() > Drift::None || self.rest.names.is_some_and(more_names)
     }
 
-    /// Captures. The session must be at rest.
-    pub(super) async fn look_at_itself(&mut self) -> Result<(), End> {
+    /// Captures. The session must be at rest. `again`: it is to be known again when it is asked the next time.
+    pub(super) async fn look_at_itself(&mut self, again: bool) -> Result<(), End> {
         if let Some(cancelling) = self.rest.cancelling.take() {
             // A late signal would hit our own question. It has a deadline of its own.
             let _done = cancelling.await;
@@ -278,6 +280,7 @@ impl<E: Engine> Session<E> {
             last: &self.state,
             names: &names,
             observed: &observed,
+            again,
             nonce: nonce(),
         });
         let cancel = backend.canceller();
@@ -289,6 +292,7 @@ impl<E: Engine> Session<E> {
                 E::captured(&mut self.tracker, &mut captured.state);
                 self.rest.standing = E::state_obstacle(&captured.state).or(of_libraries);
                 self.state = captured.state;
+                self.rest.cold = !E::is_known_again(&self.state);
                 self.membership.tied(E::tie(&self.state));
                 self.pass_aside(captured.aside).await
             }
@@ -317,7 +321,7 @@ impl<E: Engine> Session<E> {
     fn looked(&mut self, started: Instant) {
         self.rest.looked = Instant::now();
         (self.rest.due, self.rest.drifted_since) = (None, None);
-        (self.rest.survey_due, self.rest.cold) = (false, false);
+        self.rest.surveying = None;
         self.cluster.metrics.capture_seconds.observe(started.elapsed().as_secs_f64());
     }
 

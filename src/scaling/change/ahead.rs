@@ -22,8 +22,8 @@ const MOMENT: Duration = Duration::from_secs(2);
 const HOLD: Duration = Duration::from_millis(40);
 /// How long sessions may take to be made on a copy.
 const REHEARSAL: Duration = Duration::from_secs(5);
-/// What a survey is given before the first hold.
-const SURVEY: Duration = Duration::from_millis(30);
+/// How long sessions may take to look at themselves before the first hold.
+const SURVEY: Duration = Duration::from_millis(250);
 
 /// How far a hold is prepared.
 #[derive(Debug, Default)]
@@ -104,7 +104,7 @@ impl Driver {
 
     async fn survey(&self) {
         self.ask_sessions().await;
-        tokio::time::sleep(SURVEY).await;
+        self.fleet.surveyed(SURVEY).await;
     }
 
     /// Has every session look at itself, and at its account.

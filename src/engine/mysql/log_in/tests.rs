@@ -94,6 +94,7 @@ fn who_logs_in_again_enters_no_database() {
 fn a_refusal_is_framed_for_the_client() {
     for (bytes, expected, wanted) in [
         (&b"\x10\0\0\0\xff\x10\x04Too many conn"[..], Cause::Full, "1040"),
+        (b"\x0f\0\0\0\xff\xb3\x04#42000User u", Cause::Limited, "1203"),
         (b"\x0f\0\0\0\xff\x1d\x04#08S01Server", Cause::Stopping, "1053"),
         (b"\x0d\0\0\0\xff\x19\x04#42000Unkn", Cause::Final, "1049"),
     ] {

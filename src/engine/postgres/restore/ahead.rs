@@ -25,6 +25,7 @@ impl Ahead {
             locks: Vec::new(),
             sequences: Vec::new(),
             unnamed: None,
+            digest: None,
             more: crate::engine::postgres::introspection::More::default(),
             ..state.clone()
         };
