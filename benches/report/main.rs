@@ -16,6 +16,9 @@ cargo bench --bench report -- PARTS.json... [OPTION VALUE]...
   --markdown FILE   tables
   --svg FILE        pictures";
 
+/// So many measurements make a median that may be called one.
+const ENOUGH: u64 = 10;
+
 /// What the command line names.
 #[derive(Default)]
 struct Wanted {
@@ -75,7 +78,8 @@ fn put(file: Option<&Path>, text: &str) {
 /// Tables of ratios: those with a target first.
 fn page(figures: &Map<String, Value>, svg: Option<&Path>) -> String {
     let mut page = String::from(
-        "# Benchmark report\n\nMade by `scripts/bench`. Each ratio is Scalepoint's median by the other's, of the same run.\n",
+        "# Benchmark report\n\nMade by `scripts/bench`. Each ratio is Scalepoint's median by the other's, of the same run. What \
+         is of fewer than ten measurements (column *n*) is an impression: whether it is met stands in brackets.\n",
     );
     if let Some(name) = svg.and_then(Path::file_name) {
         write!(page, "\n![latency, throughput and stall]({})\n", name.to_string_lossy()).unwrap();
@@ -98,7 +102,10 @@ fn row(page: &mut String, key: &str, figure: &Value) {
         (_, Value::Number(least)) => format!("≥ {least}"),
         _ => String::new(),
     };
+    let few = figure["runs"].as_u64().unwrap_or_default() < ENOUGH;
     let met = match figure["met"].as_bool() {
+        Some(true) if few => "(yes)",
+        Some(false) if few => "(no)",
         Some(true) => "yes",
         Some(false) => "**no**",
         None => "",

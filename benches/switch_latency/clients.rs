@@ -10,6 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::subject::{Session, Subject};
@@ -78,11 +79,13 @@ struct Shared {
 /// The clients, on a thread of their own.
 pub(crate) struct Clients {
     shared: Arc<Shared>,
+    /// Has the idle ones come; each is told when they are there.
+    crowd: mpsc::Sender<oneshot::Sender<()>>,
     thread: JoinHandle<()>,
 }
 
 impl Clients {
-    /// Connects them; they are silent until [`run`](Clients::run).
+    /// Connects the busy ones; they are silent until [`run`](Clients::run).
     pub(crate) fn start(load: &Load, subject: Box<dyn Subject>, port: u16) -> Clients {
         let latencies = || Mutex::new(Latencies::new_with_bounds(1, 60_000_000, 3).expect("bounds"));
         let shared = Arc::new(Shared {
@@ -96,29 +99,36 @@ impl Clients {
             errors: Mutex::default(),
         });
         let (load, theirs) = (load.clone(), Arc::clone(&shared));
-        let (tell, connected) = std::sync::mpsc::sync_channel(1);
+        let (tell, connected) = oneshot::channel();
+        let (crowd, mut crowds) = mpsc::channel::<oneshot::Sender<()>>(1);
         let thread = thread::spawn(move || {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
-                let mut idle = Vec::new();
-                while idle.len() < load.idle {
-                    let some = (load.idle - idle.len()).min(AT_ONCE);
-                    let connecting = (0..some).map(|_| connect(&*subject, port, None));
-                    idle.extend(futures_util::future::join_all(connecting).await);
-                }
                 let mut busy = tokio::task::JoinSet::new();
                 for number in 0..load.clients {
                     let client = connect(&*subject, port, Some(load.kind)).await;
                     busy.spawn(live(client, number, load.clone(), Arc::clone(&theirs)));
                 }
                 tell.send(()).expect("somebody waits");
+                let mut idle = Vec::new();
+                while let Some(there) = crowds.recv().await {
+                    fill(&mut idle, load.idle, &*subject, port).await;
+                    there.send(()).expect("somebody waits");
+                }
                 while busy.join_next().await.is_some() {}
                 ask_once(idle, &theirs).await;
             });
         });
-        connected.recv().expect("clients");
-        Clients { shared, thread }
+        connected.blocking_recv().expect("clients");
+        Clients { shared, crowd, thread }
+    }
+
+    /// Connects the idle ones.
+    pub(crate) fn crowd(&self) {
+        let (there, all) = oneshot::channel();
+        self.crowd.blocking_send(there).expect("clients");
+        all.blocking_recv().expect("clients");
     }
 
     /// Lets them run.
@@ -169,8 +179,17 @@ impl Clients {
     /// Ends them all and says what went wrong for them.
     pub(crate) fn stop(self) -> Vec<String> {
         self.shared.ended.store(true, Ordering::Relaxed);
+        drop(self.crowd);
         self.thread.join().expect("the clients");
         std::mem::take(&mut self.shared.errors.lock().expect("a lock"))
+    }
+}
+
+/// Connects idle ones until there are so many.
+async fn fill(idle: &mut Vec<Box<dyn Session>>, wanted: usize, subject: &dyn Subject, port: u16) {
+    while idle.len() < wanted {
+        let connecting = (idle.len()..wanted).take(AT_ONCE).map(|_| connect(subject, port, None));
+        idle.extend(futures_util::future::join_all(connecting).await);
     }
 }
 

@@ -47,7 +47,7 @@ cargo bench --bench switch_latency -- [--quick] [OPTION VALUE]...
   --handover X  restart | standby (restart; standby: beside a bare promotion)
   --changes N   capacity changes (24; with --quick 6)
   --clients N   busy clients (16)
-  --idle N      idle ones beside them (0)
+  --idle N      idle ones beside them (0); the changes are made without them first
   --rate N      transactions per second and client (60)
   --scale N     pgbench's scale: 100,000 rows each (10)
   --load X      simple | prepared | write: what they run (prepared); see benches/README.md
@@ -69,6 +69,18 @@ struct Turn {
     ends: Vec<f64>,
     bare: Restart,
     best: Restart,
+}
+
+/// All turns that count.
+struct Seen {
+    /// Before the idle clients came; none without them.
+    alone: Vec<Turn>,
+    turns: Vec<Turn>,
+}
+
+/// The median over all changes of the longest wait among the clients, ms.
+fn longest_wait(turns: &[Turn]) -> f64 {
+    median(&turns.iter().map(|turn| quantile(&turn.felt, 1.0)).collect::<Vec<_>>())
 }
 
 fn main() {
@@ -132,11 +144,22 @@ fn main() {
         twins: standby.then(|| Twins::make(&stage, product, scale)),
     };
     pair.turn(pause, 0);
+    let mut alone: Vec<Turn> = Vec::new();
+    if load.idle > 0 {
+        alone = (1..=changes).map(|number| pair.turn(pause, number)).collect();
+        clients.crowd();
+        println!("{} idle clients have come", load.idle);
+        pair.turn(pause, 0);
+    }
     clients.forget();
     let turns: Vec<Turn> = (1..=changes).map(|number| pair.turn(pause, number)).collect();
     print_overall(&clients);
     print_comparison(&turns);
-    report::write(&options, product, standby, &load, &clients, &turns);
+    if !alone.is_empty() {
+        let ratio = longest_wait(&turns) / longest_wait(&alone);
+        println!("  felt, with the idle ones / without     {ratio:.2}   (target: 1.2 or less)");
+    }
+    report::write(&options, product, standby, &load, &clients, &Seen { alone, turns });
     if options.has("--quick") {
         println!("(a quick run: too few changes for more than an impression)");
     }

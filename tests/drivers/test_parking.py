@@ -1,13 +1,17 @@
 """The tests of parked sessions (parking_cases.py) with PostgreSQL, and what only PostgreSQL has."""
 
+import asyncio
+import contextlib
 import os
+import random
 import subprocess
 
+import asyncpg
 import psycopg
 import pytest
-from conftest import wait_until
+from conftest import in_threads, wait_until
 from parking_cases import *
-from parking_cases import SHORT_WAIT, shared
+from parking_cases import SHORT_WAIT, server_connections, shared
 from parking_engines import Postgres
 
 
@@ -112,3 +116,35 @@ def test_a_pipeline_is_refused_whole(full):
     parked.is_whole()
     assert full.engine.one(parked.connection, "SELECT count(*) FROM t WHERE note = 'piped'") == 0
     parked.close()
+
+
+def test_clients_that_leave_while_they_log_in_cost_nobody_a_place(crowded):
+    crowded.clean()
+    server, moments = crowded.server, random.Random(5)
+
+    async def leaves():
+        for _ in range(25):
+            patience = moments.uniform(0.001, 0.05)
+            with contextlib.suppress(TimeoutError, OSError, asyncpg.PostgresError):
+                connecting = asyncpg.connect(
+                    host="127.0.0.1",
+                    port=server.port,
+                    user="master",
+                    password=server.password,
+                    database=server.database,
+                    ssl=False,
+                )
+                connection = await asyncio.wait_for(connecting, patience)
+                connection.terminate()
+
+    async def all_leave():
+        await asyncio.gather(*(leaves() for _ in range(48)))
+
+    def stays():
+        for _ in range(60):
+            with server.connect() as connection:
+                assert connection.execute("SELECT 1").fetchone() == (1,)
+
+    in_threads([lambda: asyncio.run(all_leave()), stays], 60)
+    crowded.clean()
+    wait_until(lambda: server_connections(crowded.engine) == 0, "the server has ended them all")

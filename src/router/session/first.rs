@@ -1,14 +1,17 @@
 //! The first backend of a client that has just been let in, or has become somebody else.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::attach::RETRY;
 use crate::engine::{Cause, DialogueError, Engine};
 use crate::router::Cluster;
 use crate::router::backend::{Backend, BackendError};
-use crate::router::fleet::{LOOK, Membership};
+use crate::router::fleet::{LOOK, Membership, Place};
 
 /// Between two looks whether it may have one.
 const WAIT: Duration = Duration::from_millis(100);
@@ -64,18 +67,14 @@ async fn get<E: Engine>(
             }
         }
         if let (Some(place), Some(socket), true) = (place, &signal.socket, membership.attach()) {
-            match Backend::<E>::connect(socket, E::log_in(startup), &cluster.login).await {
-                Ok(mut backend) => {
-                    backend.place = Some(place);
-                    return Ok((backend, signal.era));
-                }
+            match made::<E>(cluster, membership, startup, socket, place).await {
+                Ok(backend) => return Ok((backend, signal.era)),
                 Err(error) if !is_passing(&error, &mut full_since, cluster.full_wait) => {
                     return Err(NoBackend::Refused(error));
                 }
                 Err(error) => {
                     tracing::debug!(cluster = cluster.name, %error, "waiting for a backend");
                     membership.detach(false);
-                    drop(place);
                     sleep(RETRY).await;
                 }
             }
@@ -87,6 +86,30 @@ async fn get<E: Engine>(
             }
         }
     }
+}
+
+/// Connects and logs in. If the client leaves meanwhile, its place is free only when the server has ended what was begun:
+/// only then has it room for another.
+async fn made<E: Engine>(
+    cluster: &Cluster<E>,
+    membership: &Membership,
+    startup: &E::Startup,
+    socket: &Arc<Path>,
+    place: Place,
+) -> Result<Backend<E>, BackendError> {
+    let (socket, log_in, login) = (Arc::clone(socket), E::log_in(startup), Arc::clone(&cluster.login));
+    let aide = membership.aide();
+    let (tell, told) = oneshot::channel();
+    tokio::spawn(async move {
+        let mut made = Backend::<E>::connect(&socket, log_in, &login).await;
+        if let Ok(backend) = &mut made {
+            backend.place = Some(place);
+        }
+        if let Err(Ok(unwanted)) = tell.send(made) {
+            unwanted.retire(aide);
+        }
+    });
+    told.await.unwrap_or(Err(BackendError::Closed))
 }
 
 /// A new client is told at once when the server does not want it, as it would be by the server itself. Only a server
