@@ -52,10 +52,14 @@ def server(request):
 @pytest.fixture(scope="module")
 def table(server):
     with server.connect() as admin:
-        admin.execute("CREATE ROLE team; GRANT team TO CURRENT_USER; CREATE SEQUENCE drawn")
+        admin.execute("CREATE ROLE plain LOGIN PASSWORD 'plain'; CREATE ROLE team; GRANT team TO plain")
+        admin.execute("GRANT ALL ON SCHEMA public TO plain")
+        with server.connect(user="plain", password="plain") as owner:
+            # What it has drawn can be given back to a session only if that owns the sequence.
+            owner.execute("CREATE SEQUENCE drawn")
         for name, body in TRIPWIRES.items():
             admin.execute(f"CREATE TABLE {name}_wire (a int)")
-            admin.execute(f"GRANT ALL ON {name}_wire TO team")
+            admin.execute(f"GRANT ALL ON {name}_wire TO plain, team")
             admin.execute(
                 f"CREATE FUNCTION {name}_trips() RETURNS trigger LANGUAGE plpgsql AS "
                 f"$$ BEGIN {body} RETURN NEW; END $$"
@@ -63,7 +67,7 @@ def table(server):
             admin.execute(
                 f"CREATE TRIGGER trip BEFORE INSERT ON {name}_wire FOR EACH ROW EXECUTE PROCEDURE {name}_trips()"
             )
-    sessions = {name: server.connect() for name in TRIPWIRES}
+    sessions = {name: server.connect(user="plain", password="plain") for name in TRIPWIRES}
     for connection in sessions.values():
         connection.execute("SET work_mem = '6MB'")
         connection.execute("PREPARE named AS SELECT 1")

@@ -13,7 +13,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use super::capture::RESERVED;
 
 /// Settings that a session may change (`pg_settings.context` is `user` or `superuser`), of the versions 10 to 18; what a
-/// version does not have is null there. Without those of the question's own transaction.
+/// version does not have is null there. Without those of the question's own transaction, and `role`, which is not shown.
 const SETTINGS: &str = "\
 DateStyle,IntervalStyle,TimeZone,allow_in_place_tablespaces,allow_system_table_mods,application_name,array_nulls\
 ,backend_flush_after,backslash_quote,backtrace_functions,bytea_output,check_function_bodies\
@@ -65,7 +65,7 @@ const NEWEST: u32 = 18;
 
 /// `$1`: names of settings.
 const ROW: &str = "\
-SELECT 'same', SESSION_USER, pg_catalog.pg_my_temp_schema(), \
+SELECT 'same', SESSION_USER, pg_catalog.current_setting('role'), pg_catalog.pg_my_temp_schema(), \
  (SELECT pg_catalog.string_agg(pg_catalog.concat(u.n, '=', pg_catalog.current_setting(u.n, true)), ',') \
   FROM pg_catalog.unnest(CAST($1 AS pg_catalog.text[])) AS u(n)), \
  CASE WHEN pg_catalog.pg_has_role('pg_read_all_settings', 'USAGE') THEN \
@@ -82,7 +82,7 @@ SELECT 'same', SESSION_USER, pg_catalog.pg_my_temp_schema(), \
  (SELECT pg_catalog.count(*) FROM pg_catalog.pg_get_replication_slots() AS r \
   WHERE r.temporary AND r.active_pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid())";
 
-/// The answer, of one backend: another one's never is the same.
+/// The answer, of one backend: with another one's it is not to be compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Digest {
     /// Its process id.
