@@ -377,6 +377,8 @@ mod tests {
     use crate::engine::postgres::state::Setting;
 
     const PROCESS: u32 = 77;
+    const USUAL: &[u8] = b"DateStyle=ISO,default_transaction_deferrable=off,work_mem=1";
+    const UNUSUAL: &[u8] = b"DateStyle=ISO,default_transaction_deferrable=on,work_mem=1";
 
     fn question(last: Option<State>) -> Question {
         Question {
@@ -405,12 +407,12 @@ mod tests {
         body
     }
 
-    fn known(value: &[u8], setting: &'static [u8]) -> State {
+    fn known(value: &[u8]) -> State {
         let names = question(None).names;
         let own =
             |name| Setting { name: Bytes::from_static(name), value: Bytes::from_static(b"1"), own: true };
         State {
-            settings: vec![own(setting)],
+            settings: vec![own(b"work_mem")],
             digest: Some(Digest::of(&row(b"same", value), &names, PROCESS)),
             ..State::default()
         }
@@ -435,18 +437,18 @@ mod tests {
 
     #[test]
     fn a_session_that_answers_as_before_is_what_it_was() {
-        let last = known(b"x", b"work_mem");
+        let last = known(USUAL);
         let mut capture = Capture::new(question(Some(last.clone())), 1);
         let text = asked(&mut capture);
         assert!(text.contains("'same'") && !text.contains("show_all") && !text.contains("BEGIN ISOLATION"));
-        assert_eq!(answer(&mut capture, (b'D', &row(b"same", b"x")), 2), (Some(last), String::new()));
+        assert_eq!(answer(&mut capture, (b'D', &row(b"same", USUAL)), 2), (Some(last), String::new()));
     }
 
     #[test]
     fn one_that_does_not_is_asked_for_everything() {
         let error = b"SERROR\0C42501\0Mdenied\0\0".to_vec();
         for first in [(b'D', row(b"same", b"y")), (b'E', error)] {
-            let mut capture = Capture::new(question(Some(known(b"x", b"work_mem"))), 1);
+            let mut capture = Capture::new(question(Some(known(USUAL))), 1);
             asked(&mut capture);
             let (state, text) = answer(&mut capture, (first.0, &first.1), 2);
             assert!(state.is_none() && text.contains("show_all") && text.contains("BEGIN ISOLATION"));
@@ -459,9 +461,9 @@ mod tests {
 
     #[test]
     fn the_brief_question_of_an_unusual_session_is_shielded() {
-        let mut capture = Capture::new(question(Some(known(b"x", b"default_transaction_isolation"))), 1);
+        let mut capture = Capture::new(question(Some(known(UNUSUAL))), 1);
         assert!(asked(&mut capture).contains("BEGIN ISOLATION"));
-        assert!(answer(&mut capture, (b'D', &row(b"same", b"x")), 3).0.is_some());
+        assert!(answer(&mut capture, (b'D', &row(b"same", UNUSUAL)), 3).0.is_some());
     }
 
     #[test]

@@ -88,14 +88,25 @@ pub struct Digest {
     /// Its process id.
     backend: u32,
     hash: u64,
+    /// A transaction of the session's usual kind begins at once.
+    prompt: bool,
 }
+
+/// So the row says that no transaction waits for a safe snapshot unless it is told to ("SET TRANSACTION" in the manual).
+const PROMPT: &[u8] = b",default_transaction_deferrable=off,";
 
 impl Digest {
     /// Of the row as it came, and of the candidate names that were asked for.
     pub fn of(row: &[u8], names: &[String], backend: u32) -> Digest {
         let mut hasher = DefaultHasher::new();
         (row, names).hash(&mut hasher);
-        Digest { backend, hash: hasher.finish() }
+        let prompt = row.windows(PROMPT.len()).any(|text| text == PROMPT);
+        Digest { backend, hash: hasher.finish(), prompt }
+    }
+
+    /// The question can be asked in a transaction of the session's usual kind.
+    pub fn is_prompt(self) -> bool {
+        self.prompt
     }
 
     /// It is an answer of this backend.

@@ -61,10 +61,10 @@ impl Question {
         }
     }
 
-    /// The question is to be asked in a transaction of a kind of its own: the session's usual one may be another.
+    /// The question is to be asked in a transaction of a kind of its own: one of the session's usual kind might wait,
+    /// whether the session, its role or the configuration has chosen it.
     pub fn is_shielded(&self) -> bool {
-        let chosen = |last: &State| last.settings.iter().any(|s| s.name.starts_with(b"default_transaction_"));
-        self.last.as_ref().is_none_or(chosen)
+        self.last.as_ref().is_none_or(|last| last.digest.is_none_or(|digest| !digest.is_prompt()))
     }
 
     /// What the session is made of, as far as it is known before the answer.
