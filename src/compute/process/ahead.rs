@@ -54,7 +54,14 @@ impl ProcessProvider {
         resources: &Resources,
         more: Vec<OsString>,
     ) -> Result<Staged, ComputeError> {
-        Staged::new(&self.site, self.flavour.as_ref(), resources, more, None, &self.cgroup.entrances())
+        Staged::new(
+            &self.site,
+            self.flavour.as_ref(),
+            resources,
+            more,
+            None,
+            &self.cgroup.entrances(resources.cpu_cores),
+        )
     }
 
     /// The same for a server that may be sent ahead.
@@ -62,7 +69,14 @@ impl ProcessProvider {
         let (site, flavour) = (&self.site, self.flavour.as_ref());
         let by_settings = self.by_settings.load(Ordering::Relaxed);
         let settings = by_settings.then(|| flavour.held_by_settings(site)).flatten();
-        Staged::new(site, flavour, resources, Vec::new(), settings, &self.cgroup.entrances())
+        Staged::new(
+            site,
+            flavour,
+            resources,
+            Vec::new(),
+            settings,
+            &self.cgroup.entrances(resources.cpu_cores),
+        )
     }
 
     /// How it is held up.

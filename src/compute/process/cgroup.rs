@@ -16,6 +16,8 @@ use tokio::task::JoinHandle;
 const PERIOD_US: u64 = 100_000;
 /// How many processes a database without a CPU limit counts as, against others.
 const UNLIMITED_WEIGHT: f64 = 16.0;
+/// The least that one counts as. With less, its backends and the router take turns after every message.
+const SMALLEST_WEIGHT: f64 = 4.0;
 /// The smallest quota the kernel takes.
 const SMALLEST_QUOTA_US: u64 = 1_000;
 /// A capacity with less memory than this is not held to it: the server's own floor is near.
@@ -114,9 +116,14 @@ impl Cgroup {
         }
     }
 
-    /// Files to which a process writes "0" to move in.
-    pub(super) fn entrances(&self) -> Vec<File> {
-        let mut folders: Vec<&Path> = self.seats.iter().map(|seat| seat.folder.as_path()).collect();
+    /// Files to which a process that may use so many cores writes "0" to move in.
+    ///
+    /// One that may use them all has nothing to gain from a cgroup for the CPU, and would lose: its many backends would
+    /// compete with the router as one process (`benches/README.md`, "The database's cgroup").
+    pub(super) fn entrances(&self, cpu_cores: f64) -> Vec<File> {
+        let needed = |seat: &&Seat| seat.controller != Controller::Cpu || cpu_cores < all_cores();
+        let mut folders: Vec<&Path> =
+            self.seats.iter().filter(needed).map(|seat| seat.folder.as_path()).collect();
         folders.dedup();
         let open = |folder: &&Path| OpenOptions::new().write(true).open(folder.join("cgroup.procs")).ok();
         folders.iter().filter_map(open).collect()
@@ -177,6 +184,11 @@ impl Cgroup {
     }
 }
 
+/// The cores of this machine that we may use.
+fn all_cores() -> f64 {
+    std::thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64)
+}
+
 fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -199,9 +211,8 @@ impl Seat {
     }
 
     fn set_cpu(&self, cores: Option<f64>) -> io::Result<()> {
-        let all = std::thread::available_parallelism().map_or(1, usize::from) as f64;
         // A quota of the whole machine only costs accounting.
-        let quota = cores.filter(|cores| *cores < all);
+        let quota = cores.filter(|cores| *cores < all_cores());
         let quota = quota
             .map(|cores| Duration::from_secs_f64(cores.max(0.0)).as_millis() * u128::from(PERIOD_US) / 1000);
         let quota = quota.map(|quota| quota.max(SMALLEST_QUOTA_US.into()).to_string());
@@ -216,7 +227,7 @@ impl Seat {
     /// a busy machine it would get the share of one: it gets that of as many as it has cores; without a limit (while
     /// it is replaced, and clients wait for it) of as many as clients usually wait.
     fn set_cpu_weight(&self, cores: Option<f64>) -> io::Result<()> {
-        let weight = cores.map_or(UNLIMITED_WEIGHT, |cores| cores.clamp(1.0, UNLIMITED_WEIGHT));
+        let weight = cores.map_or(UNLIMITED_WEIGHT, |cores| cores.clamp(SMALLEST_WEIGHT, UNLIMITED_WEIGHT));
         let (file, one) = if self.unified { ("cpu.weight", 100.0) } else { ("cpu.shares", 1024.0) };
         fs::write(self.folder.join(file), format!("{:.0}", weight * one))
     }
