@@ -23,6 +23,7 @@ use crate::router::fleet::{Fleet, Ids};
 use crate::router::listener::{Door, Listener, places};
 use crate::router::tls::{DevelopmentCertificates, Tls};
 use crate::router::turns::Turns;
+use crate::router::workers::Workers;
 use crate::scaling::board::Board;
 use crate::scaling::clusters::{Clusters, Handle};
 use crate::scaling::driver::Driver;
@@ -83,6 +84,7 @@ struct Shared<'a> {
     tls: Arc<Tls>,
     ids: Arc<Ids>,
     places: Arc<Semaphore>,
+    workers: Arc<Workers>,
     stopping: watch::Receiver<bool>,
 }
 
@@ -104,6 +106,7 @@ async fn run(config: &Config) -> Result<(), Failure> {
         data_dir,
         ids: Arc::default(),
         places: places(config.router.max_sessions),
+        workers: Arc::new(Workers::start().map_err(|error| format!("cannot start threads: {error}"))?),
         stopping,
     };
     let admin = bind(config.admin.listen)?;
@@ -214,7 +217,12 @@ fn open<E: Engine>(
         });
         let names: Vec<&str> = door.clusters.iter().map(|cluster| cluster.name.as_str()).collect();
         println!("{engine:<10} {}   {}", first.listen, names.join(", "));
-        let listener = Listener { socket, door, places: Arc::clone(&shared.places) };
+        let listener = Listener {
+            socket,
+            door,
+            places: Arc::clone(&shared.places),
+            workers: Arc::clone(&shared.workers),
+        };
         tokio::spawn(listener.run(shared.stopping.clone()));
     }
 }

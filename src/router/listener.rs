@@ -1,15 +1,16 @@
-//! Accepts clients, as many as may be, and gives each a task of its own.
+//! Accepts clients, as many as may be, and gives each a task of its own on one of the workers.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
 use super::Cluster;
 use super::fleet::Ids;
 use super::handshake::{self, Visitor};
 use super::tls::Tls;
+use super::workers::Workers;
 use crate::engine::Engine;
 
 /// Connections beyond the sessions that may be: clients that are being greeted, cancel requests, refusals.
@@ -25,6 +26,8 @@ pub struct Listener<E: Engine> {
     pub door: Arc<Door<E>>,
     /// Bounds the connections of the whole process.
     pub places: Arc<Semaphore>,
+    /// Where sessions live.
+    pub workers: Arc<Workers>,
 }
 
 /// What a client needs to be let in.
@@ -62,9 +65,14 @@ impl<E: Engine> Listener<E> {
             };
             // Beyond the last place there is not even memory for a refusal: the connection is closed.
             let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else { continue };
-            let visitor = Visitor { stream, address, door: Arc::clone(&self.door) };
-            tokio::spawn(async move {
-                handshake::serve(visitor).await;
+            // From here on the worker watches it.
+            let Ok(stream) = stream.into_std() else { continue };
+            let door = Arc::clone(&self.door);
+            self.workers.spawn(async move {
+                match TcpStream::from_std(stream) {
+                    Ok(stream) => handshake::serve(Visitor { stream, address, door }).await,
+                    Err(error) => tracing::warn!(%error, "cannot watch a connection"),
+                }
                 drop(place);
             });
         }

@@ -22,6 +22,7 @@ pub mod session;
 pub mod stream;
 pub mod tls;
 pub mod turns;
+pub mod workers;
 
 pub use crate::config::ForcedChange;
 pub use crate::engine::Obstacle;
