@@ -65,11 +65,11 @@ impl<E: Engine> Listener<E> {
             };
             // Beyond the last place there is not even memory for a refusal: the connection is closed.
             let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else { continue };
-            // From here on the worker watches it.
-            let Ok(stream) = stream.into_std() else { continue };
+            let stream = stream.into_std();
             let door = Arc::clone(&self.door);
             self.workers.spawn(async move {
-                match TcpStream::from_std(stream) {
+                // From here on the worker watches it, not the listener's runtime.
+                match stream.and_then(TcpStream::from_std) {
                     Ok(stream) => handshake::serve(Visitor { stream, address, door }).await,
                     Err(error) => tracing::warn!(%error, "cannot watch a connection"),
                 }

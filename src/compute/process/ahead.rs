@@ -54,14 +54,8 @@ impl ProcessProvider {
         resources: &Resources,
         more: Vec<OsString>,
     ) -> Result<Staged, ComputeError> {
-        Staged::new(
-            &self.site,
-            self.flavour.as_ref(),
-            resources,
-            more,
-            None,
-            &self.cgroup.entrances(resources.cpu_cores),
-        )
+        let entrances = self.cgroup.entrances(resources.cpu_cores);
+        Staged::new(&self.site, self.flavour.as_ref(), resources, more, None, &entrances)
     }
 
     /// The same for a server that may be sent ahead.
@@ -69,14 +63,8 @@ impl ProcessProvider {
         let (site, flavour) = (&self.site, self.flavour.as_ref());
         let by_settings = self.by_settings.load(Ordering::Relaxed);
         let settings = by_settings.then(|| flavour.held_by_settings(site)).flatten();
-        Staged::new(
-            site,
-            flavour,
-            resources,
-            Vec::new(),
-            settings,
-            &self.cgroup.entrances(resources.cpu_cores),
-        )
+        let entrances = self.cgroup.entrances(resources.cpu_cores);
+        Staged::new(site, flavour, resources, Vec::new(), settings, &entrances)
     }
 
     /// How it is held up.

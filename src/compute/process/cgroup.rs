@@ -1,6 +1,8 @@
 //! Making a capacity real: CPU quota and memory limit of the server's process tree, with whatever cgroups the machine
 //! lets us use (v1 or v2, or a mix; each controller on its own).
 //!
+//! A server that may use every core stays out of the one for the CPU, where that is a folder of its own (v1).
+//!
 //! The limits are lifted while the server stops and starts (the stall would grow with a small quota) and set when it
 //! is ready. The memory limit is set in the background: lowering it makes the kernel reclaim page cache first.
 
@@ -224,7 +226,8 @@ impl Seat {
     }
 
     /// A cgroup competes with every single process outside of it as if it were one process. A database is many, and on
-    /// a busy machine it would get the share of one: it gets that of as many as it has cores; without a limit (while
+    /// a busy machine it would get the share of one: it gets that of as many as it has cores, of
+    /// four at least; without a limit (while
     /// it is replaced, and clients wait for it) of as many as clients usually wait.
     fn set_cpu_weight(&self, cores: Option<f64>) -> io::Result<()> {
         let weight = cores.map_or(UNLIMITED_WEIGHT, |cores| cores.clamp(SMALLEST_WEIGHT, UNLIMITED_WEIGHT));
