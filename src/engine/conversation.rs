@@ -132,6 +132,8 @@ pub struct Arrival<'a, E: Engine> {
 pub enum Greet<E: Engine> {
     /// Send what is in `out`, then give it more bytes.
     More,
+    /// Have this done where it keeps no session waiting, then call [`Greeting::receive`] without more bytes.
+    Compute(Work),
     /// Send what is in `out`, then do the TLS handshake; go on with the decrypted bytes.
     UpgradeTls,
     /// Look up how this account proves itself, then call [`Greeting::account`].
@@ -145,6 +147,27 @@ pub enum Greet<E: Engine> {
     Welcome(E::Startup),
     /// Send what is in `out` and close. The text is for the log.
     Refused(Refusal),
+}
+
+/// What a greeting has to compute for longer than a session may be kept waiting: milliseconds up to a second.
+pub struct Work(Box<dyn FnOnce() + Send>);
+
+impl Work {
+    /// `work` leaves its result where the greeting finds it.
+    pub fn new(work: impl FnOnce() + Send + 'static) -> Work {
+        Work(Box::new(work))
+    }
+
+    /// Does it, on the thread that calls.
+    pub fn run(self) {
+        (self.0)();
+    }
+}
+
+impl std::fmt::Debug for Work {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Work").finish_non_exhaustive()
+    }
 }
 
 /// Why a client was not let in. Partitions the refusals for the metrics.

@@ -20,7 +20,7 @@ pub mod tracking;
 
 pub use conversation::{
     Access, Arrival, CancelClaim, CancelKey, Cause, Dialogue, DialogueError, Greet, Greeting, Never, Refusal,
-    RouterLogin,
+    RouterLogin, Work,
 };
 pub use framing::{BadFrame, Framing};
 pub use obstacle::Obstacle;

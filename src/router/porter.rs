@@ -102,6 +102,17 @@ impl<E: Engine> Porter<E> {
                     self.read().await?;
                     greeting.receive(&mut self.input, &mut self.out)
                 }
+                Greet::Compute(work) => {
+                    // A worker has one thread for these: they take turns, and its sessions go on.
+                    let done = tokio::task::spawn_blocking(move || work.run());
+                    match timeout_at(self.deadline, done).await {
+                        Ok(Ok(())) => greeting.receive(&mut self.input, &mut self.out),
+                        Ok(Err(_)) => return Err(Turned::Away(None)),
+                        Err(_) => {
+                            return Err(Turned::With(Farewell::TooSlow, RefusalReason::HandshakeTimeout));
+                        }
+                    }
+                }
                 Greet::UpgradeTls => {
                     self.write().await?;
                     self.secure(greeting).await?;

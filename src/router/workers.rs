@@ -3,6 +3,9 @@
 //! Each has a runtime of its own: the client's socket and the server's are watched, and the bytes copied, by one thread,
 //! and no other is woken to steal the work (`benches/README.md`, "A thread for each core"). What is not a session
 //! (listeners, drivers, the API) lives on the runtime that the process was started with.
+//!
+//! Nothing on them may compute for long: a worker's other sessions would wait. What a log in has to compute has one more
+//! thread for each worker, so that a crowd of them cannot take the cores from those who are in.
 
 use std::future::Future;
 use std::io;
@@ -55,7 +58,7 @@ impl Workers {
 
 impl Worker {
     fn start(number: usize) -> io::Result<Worker> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(1).build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel::<()>();
         let thread = thread::Builder::new().name(format!("sessions-{number}")).spawn(move || {
@@ -128,5 +131,29 @@ mod tests {
         drop(workers);
         assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 0));
         drop(second);
+    }
+
+    #[tokio::test]
+    async fn what_takes_long_takes_turns_and_holds_up_nobody() {
+        let workers = Workers { all: vec![Worker::start(0).unwrap()] };
+        let (tell, mut told) = mpsc::channel(8);
+        let (first, release) = oneshot::channel::<()>();
+        let mut release = Some(release);
+        for number in 0..2 {
+            let (tell, release) = (tell.clone(), release.take());
+            let long = move || {
+                tell.blocking_send(number).unwrap();
+                let _released = release.map(oneshot::Receiver::blocking_recv);
+            };
+            workers.spawn(async { tokio::task::spawn_blocking(long).await.unwrap() });
+        }
+        assert_eq!(told.recv().await, Some(0));
+        for number in 2..4 {
+            let tell = tell.clone();
+            workers.spawn(async move { tell.send(number).await.unwrap() });
+            assert_eq!(told.recv().await, Some(number));
+        }
+        drop(first);
+        assert_eq!(told.recv().await, Some(1));
     }
 }

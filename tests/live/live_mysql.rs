@@ -222,6 +222,10 @@ impl Live {
                     client.write_all(&out).await?;
                     return client.shutdown().await;
                 }
+                Greet::Compute(work) => {
+                    work.run();
+                    greeting.receive(&mut input, &mut out)
+                }
                 Greet::UpgradeTls | Greet::Cancel(_) => panic!("not in this test"),
             };
         };

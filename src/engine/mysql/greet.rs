@@ -3,12 +3,15 @@
 //! ```text
 //! open: Hello ──► Greeted ──SSLRequest──► (TLS) ──► Greeted
 //!                    └──response──► LookingUp ──account──► Examining ──answer──► Welcome
+//!                                                              │  ▲ what takes long
+//!                                                              ▼  │
+//!                                                           Computing
 //! again: Changing (COM_CHANGE_USER) ──► LookingUp                 └──► Examining
 //!                    whatever is wrong ──► Refused (an ERR packet, then close)
 //! ```
 
 use core::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -20,7 +23,7 @@ use super::capability::{Contract, Product, bit};
 use super::farewell::farewell;
 use super::hello::{First, Hello, Response, SALT};
 use super::packet;
-use crate::engine::{Arrival, Farewell, Greet, Refusal};
+use crate::engine::{Arrival, Farewell, Greet, Refusal, Work};
 
 pub use super::auth::account::Account;
 pub use super::auth::vault::Vault;
@@ -58,8 +61,13 @@ enum Phase {
     Changing(Bytes),
     LookingUp(Box<Response>),
     Examining(Box<Candidate>),
+    /// Until there is something in it.
+    Computing(Computed),
     Done,
 }
+
+/// What has come of an exam that is under way elsewhere.
+type Computed = Arc<Mutex<Option<(Box<Candidate>, Verdict)>>>;
 
 /// See the module.
 pub struct Greeting {
@@ -153,6 +161,25 @@ impl Greeting {
         })
     }
 
+    /// Puts the candidate through a step of the exam: here, or elsewhere if that takes long.
+    fn examine(
+        &mut self,
+        mut candidate: Box<Candidate>,
+        step: impl FnOnce(&mut Exam) -> Verdict + Send + 'static,
+        out: &mut BytesMut,
+    ) -> Greet<Mysql> {
+        if !candidate.exam.takes_long() {
+            let verdict = step(&mut candidate.exam);
+            return self.judge(candidate, verdict, out);
+        }
+        let computed = Computed::default();
+        self.phase = Phase::Computing(Arc::clone(&computed));
+        Greet::Compute(Work::new(move || {
+            let verdict = step(&mut candidate.exam);
+            *computed.lock().unwrap_or_else(PoisonError::into_inner) = Some((candidate, verdict));
+        }))
+    }
+
     /// What the exam wants.
     fn judge(&mut self, mut candidate: Box<Candidate>, verdict: Verdict, out: &mut BytesMut) -> Greet<Mysql> {
         match verdict {
@@ -244,6 +271,12 @@ impl crate::engine::Greeting<Mysql> for Greeting {
             let request = std::mem::take(request);
             return self.changing(&request, out);
         }
+        if let Phase::Computing(computed) = &self.phase {
+            let computed = computed.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let Some((candidate, verdict)) = computed else { return Greet::More };
+            self.phase = Phase::Done;
+            return self.judge(candidate, verdict, out);
+        }
         if matches!(self.phase, Phase::LookingUp(_) | Phase::Done) {
             return Greet::More;
         }
@@ -259,10 +292,9 @@ impl crate::engine::Greeting<Mysql> for Greeting {
         match std::mem::replace(&mut self.phase, Phase::Done) {
             Phase::Examining(mut candidate) => {
                 candidate.used_password |= !is_empty(&packet.body);
-                let verdict = candidate.exam.receive(&packet.body);
-                self.judge(candidate, verdict, out)
+                self.examine(candidate, move |exam| exam.receive(&packet.body), out)
             }
-            Phase::Greeted | Phase::Changing(_) | Phase::LookingUp(_) | Phase::Done => {
+            Phase::Greeted | Phase::Changing(_) | Phase::LookingUp(_) | Phase::Computing(_) | Phase::Done => {
                 self.phase = Phase::Greeted;
                 self.greeted(&packet.body, out)
             }
@@ -299,17 +331,20 @@ impl crate::engine::Greeting<Mysql> for Greeting {
         if !knows_plugins && !exam.keep_oldest() {
             return self.refuse(out, Refusal::Unsupported, TOO_OLD);
         }
-        let verdict = match (&self.before, knows_plugins) {
-            // Its answer is to a challenge that is long gone.
-            (Some(_), _) => exam.ask(),
-            (None, true) => exam.begin(&response.plugin, self.hello.salt, &response.answer),
-            (None, false) => exam.begin(Method::Native(vec![]).plugin(), self.hello.salt, &response.answer),
-        };
+        // Whoever becomes somebody else has answered a challenge that is long gone.
+        let is_again = self.before.is_some();
+        let oldest = Method::Native(vec![]);
+        let plugin = if knows_plugins { &response.plugin } else { oldest.plugin() }.to_owned();
+        let (challenge, answer) = (self.hello.salt, response.answer.clone());
         let used_password = !is_empty(&response.answer);
         let mark = account.mark;
         let candidate =
             Candidate { response: *response, contract, mark, exam, host, used_password, objection };
-        self.judge(Box::new(candidate), verdict, out)
+        let begin = move |exam: &mut Exam| match is_again {
+            true => exam.ask(),
+            false => exam.begin(&plugin, challenge, &answer),
+        };
+        self.examine(Box::new(candidate), begin, out)
     }
 
     fn farewell(&self, why: &Farewell) -> Vec<u8> {

@@ -78,6 +78,12 @@ impl Exam {
         Exam { methods, step: Step::Answer, salt: salt(&random), random, is_secure, vault }
     }
 
+    /// The next answer, or the one with which the exam begins, may take long: RSA, and thousands of rounds of SHA-256.
+    pub fn takes_long(&self) -> bool {
+        let shows_password = matches!(self.methods.first(), Some(Method::Sha2(password::PLAIN, _)));
+        shows_password || matches!(self.step, Step::Password | Step::Sealed)
+    }
+
     /// Leaves only what a client can do that knows no plugins. `false`: there is nothing left.
     pub fn keep_oldest(&mut self) -> bool {
         self.methods.retain(|method| matches!(method, Method::Native(_)));

@@ -24,6 +24,8 @@ struct Client {
     account: Account,
     sequence: u8,
     said: BytesMut,
+    /// How often something had to be computed elsewhere.
+    computed: usize,
 }
 
 /// What the client gets in the end.
@@ -48,7 +50,15 @@ impl Client {
         assert!(out.is_empty() && hello.id == 4711);
         assert!(!hello.salt.iter().any(|byte| matches!(byte, 0 | b'$')));
         let account = Account { entries, product, resolves: true, mark: 0 };
-        Client { greeting, hello, vault: Arc::default(), account, sequence: 1, said: BytesMut::new() }
+        Client {
+            greeting,
+            hello,
+            vault: Arc::default(),
+            account,
+            sequence: 1,
+            said: BytesMut::new(),
+            computed: 0,
+        }
     }
 
     /// Says something, a byte at a time, and gets what comes of it.
@@ -76,6 +86,16 @@ impl Client {
                 assert_eq!(asked.sequence, self.sequence + 1);
                 self.sequence = asked.sequence + 1;
                 End::Asked(asked.body)
+            }
+            Greet::Compute(work) => {
+                // Until it is done, bytes that come are nobody's.
+                let mut early = BytesMut::from(&b"\x01\0\0\xff!"[..]);
+                assert!(matches!(self.greeting.receive(&mut early, &mut self.said), Greet::More));
+                work.run();
+                self.computed += 1;
+                let next = self.greeting.receive(&mut early, &mut self.said);
+                assert_eq!(early.len(), 5);
+                self.follow(next)
             }
             Greet::UpgradeTls => {
                 self.sequence += 1;
@@ -140,6 +160,7 @@ fn a_client_with_the_right_plugin_is_in_at_once() {
     let End::In(startup) = client.native(b"pw") else { panic!("not in") };
     assert_eq!((&*startup.user, startup.sequence, startup.id), ("u", 2, 4711));
     assert_ne!(startup.capabilities & bit::LONG_PASSWORD, 0);
+    assert_eq!(client.computed, 0);
     assert!(matches!(startup.proof, Proof::Native(Some(secret)) if secret == native::secret(b"pw")));
     assert_eq!(startup.contract.product, Product::MariaDb);
 }
@@ -163,8 +184,16 @@ fn unknown_accounts_and_wrong_passwords_look_alike() {
         tls(&mut client);
         let response = client.response(sha2::CACHING, vec![5; 32], 0);
         assert!(matches!(client.say(&response), End::Asked(body) if body[..] == [1, 4]));
+        assert_eq!(client.computed, 0);
         assert!(is_denied(&client.say(b"pw\0"), "u", "10.0.0.1", "YES"));
+        assert_eq!(client.computed, 1);
     }
+    // The oldest one shows the password at once, here sealed for another key.
+    let method = Method::of(sha2::PLAIN, &[&format!("$5$12345678901234567890${}", "x".repeat(43))]);
+    let mut client = Client::new(Product::MySql, "10.0.0.1", vec![entry("u", "%", vec![method])]);
+    let response = client.response(sha2::PLAIN, vec![5; 256], 0);
+    assert!(is_denied(&client.say(&response), "u", "10.0.0.1", "YES"));
+    assert_eq!(client.computed, 1);
 }
 
 /// Asks for TLS.
