@@ -77,6 +77,8 @@ impl Server {
             Product::MySql56 => prepare_mysql_56(&data),
         };
         let mut command = program;
+        // A server that starts clears other servers' temporary tables out of a folder that they share.
+        command.env("TMPDIR", folder.path());
         command.arg("--skip-networking").arg("--innodb-buffer-pool-size=32M");
         command.arg(format!("--socket={}", folder.path().join("s").display()));
         command.arg(format!("--pid-file={}", folder.path().join("p").display()));
@@ -141,6 +143,7 @@ fn prepare_mariadb(data: &std::path::Path) -> Command {
     let folder = environment("SCALEPOINT_MARIADB_BIN");
     let client = environment("SCALEPOINT_MARIADB_CLIENT_BIN");
     let mut install = Command::new(client.join("mariadb-install-db"));
+    install.env("TMPDIR", data.parent().unwrap());
     install.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"]);
     run(as_mysql(&mut install).arg(format!("--datadir={}", data.display())), None);
     let mut command = Command::new(folder.join("mariadbd"));
@@ -154,6 +157,7 @@ fn prepare_mysql(data: &std::path::Path) -> Command {
     let base = folder.parent().unwrap().to_owned();
     let command = || {
         let mut command = Command::new(folder.join("mysqld"));
+        command.env("TMPDIR", data.parent().unwrap());
         command.arg("--no-defaults").arg(format!("--datadir={}", data.display()));
         command.arg(format!("--basedir={}", base.display()));
         command.arg(format!("--lc-messages-dir={}/share/mysql", base.display()));
@@ -178,6 +182,7 @@ fn prepare_mysql_56(data: &std::path::Path) -> Command {
     own(data);
     let command = || {
         let mut command = Command::new(folder.join("mysqld"));
+        command.env("TMPDIR", data.parent().unwrap());
         command.env("LD_LIBRARY_PATH", &folder).arg("--no-defaults");
         command.arg(format!("--basedir={}", folder.display()));
         command.arg(format!("--lc-messages-dir={}", share.display()));
