@@ -90,8 +90,7 @@ fn thousands_of_statements() {
     std::fs::write(&file, script()).unwrap();
     server.sql("CREATE TABLE t ()");
     let play = |sslmode: &str| {
-        // Three quarters of a minute is usual where six tests share two cores.
-        let mut psql = server.client("psql", 3 * PATIENCE);
+        let mut psql = server.client("psql", 2 * PATIENCE);
         run(psql.args(["-X", "-a", "-f"]).arg(&file).env("PGSSLMODE", sslmode), &server)
     };
     let expected = play("disable");
