@@ -1,7 +1,8 @@
 //! Making a capacity real: CPU quota and memory limit of the server's process tree, with whatever cgroups the machine
 //! lets us use (v1 or v2, or a mix; each controller on its own).
 //!
-//! A server that may use every core stays out of the one for the CPU, where that is a folder of its own (v1).
+//! A server that may use every core is in the one for the CPU, too: for the weight that it has while it is replaced. Without,
+//! a hand-over beside other busy processes takes half as long again (`benches/README.md`, "The database's cgroup").
 //!
 //! The limits are lifted while the server stops and starts (the stall would grow with a small quota) and set when it
 //! is ready. The memory limit is set in the background: lowering it makes the kernel reclaim page cache first.
@@ -118,14 +119,9 @@ impl Cgroup {
         }
     }
 
-    /// Files to which a process that may use so many cores writes "0" to move in.
-    ///
-    /// One that may use them all has nothing to gain from a cgroup for the CPU, and would lose: its many backends would
-    /// compete with the router as one process (`benches/README.md`, "The database's cgroup").
-    pub(super) fn entrances(&self, cpu_cores: f64) -> Vec<File> {
-        let needed = |seat: &&Seat| seat.controller != Controller::Cpu || cpu_cores < all_cores();
-        let mut folders: Vec<&Path> =
-            self.seats.iter().filter(needed).map(|seat| seat.folder.as_path()).collect();
+    /// Files to which a process writes "0" to move in.
+    pub(super) fn entrances(&self) -> Vec<File> {
+        let mut folders: Vec<&Path> = self.seats.iter().map(|seat| seat.folder.as_path()).collect();
         folders.dedup();
         let open = |folder: &&Path| OpenOptions::new().write(true).open(folder.join("cgroup.procs")).ok();
         folders.iter().filter_map(open).collect()
@@ -226,9 +222,8 @@ impl Seat {
     }
 
     /// A cgroup competes with every single process outside of it as if it were one process. A database is many, and on
-    /// a busy machine it would get the share of one: it gets that of as many as it has cores, of
-    /// four at least; without a limit (while
-    /// it is replaced, and clients wait for it) of as many as clients usually wait.
+    /// a busy machine it would get the share of one: it gets that of as many as it has cores, of four at least; without a
+    /// limit (while it is replaced, and clients wait for it) of as many as clients usually wait.
     fn set_cpu_weight(&self, cores: Option<f64>) -> io::Result<()> {
         let weight = cores.map_or(UNLIMITED_WEIGHT, |cores| cores.clamp(SMALLEST_WEIGHT, UNLIMITED_WEIGHT));
         let (file, one) = if self.unified { ("cpu.weight", 100.0) } else { ("cpu.shares", 1024.0) };
