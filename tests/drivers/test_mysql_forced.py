@@ -505,9 +505,8 @@ def load_data_local_that_does_not_end(world, name):
     enough = threading.Event()
 
     def send():
-        # Not as fast as it can: to take back millions of rows lasts longer than a server is given to answer.
-        while not enough.wait(0.01):
-            wire.send(b"lost: row\n" * 100)
+        while not enough.wait(0.002):
+            wire.send(b"lost: row\n" * 5_000)
 
     wait = world.begin(send)
     yield "aborted"
