@@ -54,8 +54,7 @@ impl ProcessProvider {
         resources: &Resources,
         more: Vec<OsString>,
     ) -> Result<Staged, ComputeError> {
-        let entrances = self.cgroup.entrances();
-        Staged::new(&self.site, self.flavour.as_ref(), resources, more, None, &entrances)
+        Staged::new(&self.site, self.flavour.as_ref(), resources, more, None, &self.cgroup.entrances())
     }
 
     /// The same for a server that may be sent ahead.
@@ -63,8 +62,7 @@ impl ProcessProvider {
         let (site, flavour) = (&self.site, self.flavour.as_ref());
         let by_settings = self.by_settings.load(Ordering::Relaxed);
         let settings = by_settings.then(|| flavour.held_by_settings(site)).flatten();
-        let entrances = self.cgroup.entrances();
-        Staged::new(site, flavour, resources, Vec::new(), settings, &entrances)
+        Staged::new(site, flavour, resources, Vec::new(), settings, &self.cgroup.entrances())
     }
 
     /// How it is held up.

@@ -19,8 +19,6 @@ use tokio::task::JoinHandle;
 const PERIOD_US: u64 = 100_000;
 /// How many processes a database without a CPU limit counts as, against others.
 const UNLIMITED_WEIGHT: f64 = 16.0;
-/// The least that one counts as. With less, its backends and the router take turns after every message.
-const SMALLEST_WEIGHT: f64 = 4.0;
 /// The smallest quota the kernel takes.
 const SMALLEST_QUOTA_US: u64 = 1_000;
 /// A capacity with less memory than this is not held to it: the server's own floor is near.
@@ -182,11 +180,6 @@ impl Cgroup {
     }
 }
 
-/// The cores of this machine that we may use.
-fn all_cores() -> f64 {
-    std::thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64)
-}
-
 fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -209,8 +202,9 @@ impl Seat {
     }
 
     fn set_cpu(&self, cores: Option<f64>) -> io::Result<()> {
+        let all = std::thread::available_parallelism().map_or(1, usize::from) as f64;
         // A quota of the whole machine only costs accounting.
-        let quota = cores.filter(|cores| *cores < all_cores());
+        let quota = cores.filter(|cores| *cores < all);
         let quota = quota
             .map(|cores| Duration::from_secs_f64(cores.max(0.0)).as_millis() * u128::from(PERIOD_US) / 1000);
         let quota = quota.map(|quota| quota.max(SMALLEST_QUOTA_US.into()).to_string());
@@ -222,10 +216,11 @@ impl Seat {
     }
 
     /// A cgroup competes with every single process outside of it as if it were one process. A database is many, and on
-    /// a busy machine it would get the share of one: it gets that of as many as it has cores, of four at least; without a
-    /// limit (while it is replaced, and clients wait for it) of as many as clients usually wait.
+    /// a busy machine it would get the share of one: it gets that of as many as it has cores; without a limit (while
+    /// it is replaced, and clients wait for it) of as many as clients usually wait. Not of more: with four at least, one that
+    /// computes all the time leaves too little for its clients and for us (`benches/README.md`).
     fn set_cpu_weight(&self, cores: Option<f64>) -> io::Result<()> {
-        let weight = cores.map_or(UNLIMITED_WEIGHT, |cores| cores.clamp(SMALLEST_WEIGHT, UNLIMITED_WEIGHT));
+        let weight = cores.map_or(UNLIMITED_WEIGHT, |cores| cores.clamp(1.0, UNLIMITED_WEIGHT));
         let (file, one) = if self.unified { ("cpu.weight", 100.0) } else { ("cpu.shares", 1024.0) };
         fs::write(self.folder.join(file), format!("{:.0}", weight * one))
     }
